@@ -1,0 +1,151 @@
+"""What may cross a process: jobs, results, errors. Standard library only.
+
+A `Job` is one image to make, fully resolved: nothing in it is optional, so any replica can run it, at
+any time, and make the same picture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
+"""Canonical sampler names. Wire aliases and combined names are the ingress' business."""
+
+SCHEDULES = ("uniform", "karras", "exponential")
+"""Canonical noise schedules. DDIM walks its own timesteps and ignores this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One image to make.
+
+    `width` and `height` are pixels as asked for; the picture has `8 * (n // 8)` of them.
+    `infotext` is written into the PNG unchanged. `s_tmax` may be `math.inf`.
+    `priority`: smaller runs earlier.
+    """
+
+    id: str
+    checkpoint: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    schedule: str
+    eta: float
+    s_churn: float
+    s_tmin: float
+    s_tmax: float
+    s_noise: float
+    eta_noise_seed_delta: int
+    clip_skip: int
+    infotext: str
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a job's time went, in seconds. `wait` is time in the replica before its first operation."""
+
+    wait: float
+    encode: float
+    denoise: float
+    decode: float
+    png: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """A finished picture: PNG bytes with the infotext in their `parameters` text chunk."""
+
+    job_id: str
+    png: bytes
+    seed: int
+    evaluations: int
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint as clients may know it.
+
+    `filename` is relative, never a path of the machine. `sha256` is empty until a replica has read the
+    file. `available`: some replica can take jobs for it, or one will be started for them.
+    """
+
+    name: str
+    filename: str
+    sha256: str = ""
+    available: bool = True
+
+
+class AtelierError(Exception):
+    """Base of all errors that may reach a client: the message is written for the client.
+
+    All arguments go to `super().__init__`, so that errors survive pickling between processes.
+    """
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class InvalidJob(AtelierError):
+    """The job asks for something that no replica can do. Never retried."""
+
+
+class JobFailed(AtelierError):
+    """This job failed for a reason of its own. Never retried: it would fail again."""
+
+
+class NotFinite(JobFailed):
+    """The denoised latent or the decoded picture contained NaN or infinity."""
+
+
+class OutOfMemory(JobFailed):
+    """The job does not fit on the device even alone."""
+
+
+class JobAborted(AtelierError):
+    """The job was aborted before it was done."""
+
+
+class Overloaded(AtelierError):
+    """No room for another job now. `Overloaded(message, retry_after_seconds)`."""
+
+    @property
+    def retry_after(self) -> float:
+        return float(self.args[1]) if len(self.args) > 1 else 1.0
+
+
+class Unavailable(AtelierError):
+    """The checkpoint has no replica that could take the job. `Unavailable(message, retry_after_seconds)`."""
+
+    @property
+    def retry_after(self) -> float:
+        return float(self.args[1]) if len(self.args) > 1 else 5.0
+
+
+class DeadlineExceeded(AtelierError):
+    """The job was not done in time and was aborted."""
+
+
+class CheckpointError(AtelierError):
+    """A checkpoint file cannot be used. Raised while loading, never by a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStats:
+    """What one `Engine.step()` did. `rows` counts model rows (a guided evaluation is two)."""
+
+    operation: str
+    jobs: int
+    rows: int
+    seconds: float
+    model_seconds: float
+    waiting: int
+    running: int
+    labels: Mapping[str, str] = field(default_factory=dict)

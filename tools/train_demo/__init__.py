@@ -1,0 +1,1 @@
+"""Trains the demo checkpoints: tiny Stable Diffusion 1.5 models of pictures drawn by code."""
