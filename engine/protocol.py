@@ -4,8 +4,7 @@ A `Job` is one image to make, fully resolved: nothing in it is optional, so any 
 any time, and make the same picture.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
 """Canonical sampler names. Wire aliases and combined names are the ingress' business."""
@@ -139,13 +138,17 @@ class CheckpointError(AtelierError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
-    """What one `Engine.step()` did. `rows` counts model rows (a guided evaluation is two)."""
+    """What one `Engine.step()` did and left behind.
+
+    `jobs` shared the call, as `rows` model rows (a guided evaluation is two). `running` and `waiting`
+    are the jobs in the engine after it: begun, and not begun yet. `model_seconds` is the batched call,
+    `seconds` the whole step.
+    """
 
     operation: str
     jobs: int
     rows: int
     seconds: float
     model_seconds: float
-    waiting: int
     running: int
-    labels: Mapping[str, str] = field(default_factory=dict)
+    waiting: int

@@ -1,0 +1,123 @@
+"""What a row may ask for: operations, what they must agree on to share a call, and that call.
+
+Rows yield instances; the engine batches instances of equal `key` and hands them to `run`, which answers
+one result each, in order.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from engine.checkpoint import LoadedCheckpoint
+from engine.prompts import Prompt
+
+Picture = npt.NDArray[np.uint8]
+"""(height, width, 3), RGB."""
+
+_SHARED_CHUNKS = 12
+
+
+class Operation(Protocol):
+    name: ClassVar[str]
+    max_rows: ClassVar[int | None]
+
+    @property
+    def key(self) -> Hashable: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[object]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Encode:
+    """Prompts to conditionings (77 · chunks, channels), one each."""
+
+    name: ClassVar[str] = "encode"
+    max_rows: ClassVar[int | None] = 64
+
+    prompts: Sequence[Prompt]
+    clip_skip: int
+    remaining: int
+
+    @property
+    def key(self) -> Hashable:
+        return self.name, self.clip_skip
+
+    @property
+    def width(self) -> int:
+        return len(self.prompts)
+
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[list[Tensor]]:
+        prompts = [prompt for op in batch for prompt in op.prompts]
+        encoded = iter(checkpoint.conditioner(prompts, batch[0].clip_skip))
+        return [[next(encoded) for _ in op.prompts] for op in batch]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Evaluate:
+    """x (4, h, w) at σ to `denoised`, guided by cond away from uncond; uncond None is guidance 1."""
+
+    name: ClassVar[str] = "evaluate"
+    max_rows: ClassVar[int | None] = None
+
+    x: Tensor
+    sigma: float
+    cond: Tensor
+    uncond: Tensor | None
+    guidance_scale: float
+    remaining: int
+
+    @property
+    def key(self) -> Hashable:
+        """Latent shape and conditioning class; settings and prompts never belong to it.
+
+        Contexts of different lengths are repeated to their least common multiple, which changes nothing
+        in attention; lengths of 1, 2, 3, 4, 6 chunks share, longer ones keep to themselves.
+        """
+        chunks = len(self.cond) // 77
+        if self.uncond is not None:
+            chunks = lcm(chunks, len(self.uncond) // 77)
+        return self.name, tuple(self.x.shape), 0 if _SHARED_CHUNKS % chunks == 0 else chunks
+
+    @property
+    def width(self) -> int:
+        return 1 if self.uncond is None else 2
+
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Tensor]:
+        return checkpoint.denoiser(
+            x=[op.x for op in batch],
+            sigma=[op.sigma for op in batch],
+            cond=[op.cond for op in batch],
+            uncond=[op.uncond for op in batch],
+            guidance_scale=[op.guidance_scale for op in batch],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Decode:
+    """A finished latent (4, h, w) to a picture (8h, 8w, 3). Answers NotFinite for a latent that is not."""
+
+    name: ClassVar[str] = "decode"
+    max_rows: ClassVar[int | None] = 4
+    remaining: ClassVar[int] = 0
+    width: ClassVar[int] = 1
+
+    x: Tensor
+
+    @property
+    def key(self) -> Hashable:
+        return self.name, tuple(self.x.shape)
+
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[object]:
+        return checkpoint.decoder([op.x for op in batch])

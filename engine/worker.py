@@ -1,0 +1,170 @@
+"""An engine in a thread of its own, awaited from asyncio: the only place where two threads meet."""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from engine import codec
+from engine.engine import Engine, Finished, Row
+from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
+
+logger = logging.getLogger(__name__)
+
+IDLE_BEAT_SECONDS = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    """One call of `run`: the job, and how to answer it from the engine's thread."""
+
+    job: Job
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[Finished]"
+    row: int | None = None
+
+    def answer(self, settle: Callable[["asyncio.Future[Finished]"], None]) -> None:
+        def deliver() -> None:
+            if not self.future.done():
+                settle(self.future)
+
+        try:
+            self.loop.call_soon_threadsafe(deliver)
+        except RuntimeError:
+            logger.info("job %s finished after its event loop had closed", self.job.id)
+
+    def fail(self, error: Exception) -> None:
+        self.answer(lambda future: future.set_exception(error))
+
+
+class Worker:
+    """`await worker.run(job)` from any event loop; start and stop it once."""
+
+    def __init__(self, engine: Engine, *, png_threads: int = 2) -> None:
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[tuple[str, _Ticket]] = queue.SimpleQueue()
+        self._tickets: dict[int, _Ticket] = {}
+        self._codec = ThreadPoolExecutor(png_threads, thread_name_prefix="png")
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+        self._beat = time.monotonic()
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        self._beat = time.monotonic()
+        self._thread.start()
+
+    async def run(self, job: Job) -> JobResult:
+        """Make one picture. Cancelling the call drops the row at the next step.
+
+        Raises InvalidJob, JobFailed and its kinds; Unavailable if the engine's thread has ended.
+        """
+        if not self._thread.is_alive():
+            raise Unavailable("the replica's engine has stopped", 1.0)
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(job, loop, loop.create_future())
+        self._inbox.put(("add", ticket))
+        try:
+            done = await ticket.future
+        except asyncio.CancelledError:
+            self._inbox.put(("abort", ticket))
+            raise
+        if isinstance(done.outcome, AtelierError):
+            raise done.outcome
+        began = time.monotonic()
+        png = await loop.run_in_executor(self._codec, codec.png, done.outcome, job.infotext)
+        return _result(done.row, png, time.monotonic() - began)
+
+    def heartbeat_age(self) -> float:
+        """Seconds since the engine's thread last came round; being idle counts as coming round."""
+        return time.monotonic() - self._beat
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Jobs (running, waiting) in the engine now."""
+        running = self._engine.running
+        return running, len(self._engine) - running
+
+    async def stop(self) -> None:
+        """Abort what is left and end the threads."""
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join)
+        self._codec.shutdown(wait=False)
+
+    def _loop(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._beat = time.monotonic()
+                self._take_messages()
+                for done in self._engine.step():
+                    self._deliver(done)
+        except Exception as error:
+            logger.exception("the engine's thread ends")
+            self._fail_all(Unavailable(f"the replica's engine failed ({type(error).__name__})", 1.0))
+        else:
+            self._fail_all(JobAborted("the replica is shutting down"))
+
+    def _take_messages(self) -> None:
+        """Handle every message there is; wait for one only while the engine has nothing to do."""
+        try:
+            wait = not len(self._engine)
+            self._handle(*self._inbox.get(block=wait, timeout=IDLE_BEAT_SECONDS if wait else None))
+            while True:
+                self._handle(*self._inbox.get_nowait())
+        except queue.Empty:
+            return
+
+    def _handle(self, message: str, ticket: _Ticket) -> None:
+        if message == "abort":
+            if ticket.row is not None:
+                self._engine.abort(ticket.row)
+                self._tickets.pop(ticket.row, None)
+            return
+        try:
+            ticket.row = self._engine.add(ticket.job)
+        except AtelierError as error:
+            ticket.fail(error)
+        else:
+            self._tickets[ticket.row] = ticket
+
+    def _deliver(self, done: Finished) -> None:
+        ticket = self._tickets.pop(done.row.id)
+        ticket.answer(lambda future: future.set_result(done))
+
+    def _fail_all(self, error: Exception) -> None:
+        while True:
+            try:
+                message, ticket = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if message == "add":
+                ticket.fail(error)
+        for ticket in self._tickets.values():
+            ticket.fail(error)
+        self._tickets.clear()
+
+
+def _result(row: Row, png: bytes, png_seconds: float) -> JobResult:
+    spent = row.spent
+    started = row.started if row.started is not None else row.added
+    return JobResult(
+        job_id=row.job.id,
+        png=png,
+        seed=row.job.seed,
+        evaluations=row.evaluations,
+        timings=Timings(
+            wait=started - row.added,
+            encode=spent.get("encode", 0.0),
+            denoise=spent.get("evaluate", 0.0),
+            decode=spent.get("decode", 0.0),
+            png=png_seconds,
+            total=time.monotonic() - row.added,
+        ),
+    )
