@@ -73,7 +73,7 @@ def assemble(
     """A checkpoint from its modules, moved to where and how they shall run."""
     vae_dtype = torch.float32 if dtype is torch.float16 else dtype
     for module, own in ((unet, dtype), (text_encoder, dtype), (vae, vae_dtype)):
-        module.eval().requires_grad_(False).to(device, own)
+        nn.Module.to(module.eval().requires_grad_(False), device, own)  # diffusers' own `to` warns
     return LoadedCheckpoint(
         sha256=sha256,
         device=device,

@@ -20,6 +20,7 @@ class NoiseLevels:
     def __init__(self, alphas_cumprod: Array) -> None:
         self.sigmas: Array = np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
         self._log_sigmas: Array = np.log(self.sigmas)
+        self._timesteps: Array = np.arange(len(self.sigmas), dtype=np.float64)
 
     @property
     def sigma_min(self) -> float:
@@ -29,11 +30,12 @@ class NoiseLevels:
     def sigma_max(self) -> float:
         return float(self.sigmas[-1])
 
-    def sigma(self, timestep: Array) -> Array:
-        return np.exp(np.interp(timestep, np.arange(len(self.sigmas)), self._log_sigmas))
+    def sigma(self, timestep: npt.ArrayLike) -> Array:
+        sigmas: Array = np.exp(np.interp(np.asarray(timestep, np.float64), self._timesteps, self._log_sigmas))
+        return sigmas
 
     def timestep(self, sigma: Array) -> Array:
-        return np.interp(np.log(sigma), self._log_sigmas, np.arange(len(self.sigmas)))
+        return np.interp(np.log(sigma), self._log_sigmas, self._timesteps)
 
 
 def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseLevels:
@@ -44,7 +46,7 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012) -> Noise
 
 def uniform(levels: NoiseLevels, steps: int) -> list[float]:
     """Equal spacing in timesteps, from the last to the first."""
-    timesteps = np.linspace(len(levels.sigmas) - 1, 0, steps).astype(np.float64)
+    timesteps = np.linspace(len(levels.sigmas) - 1, 0, steps)
     return [*map(float, levels.sigma(timesteps)), 0.0]
 
 

@@ -80,8 +80,8 @@ def build(weights: Weights, metadata: Mapping[str, str]) -> tuple[nn.Module, nn.
         unet = UNet2DConditionModel(**{**UNET, **sizes.get("unet", {})})
         vae = AutoencoderKL(**{**VAE, **sizes.get("vae", {})})
         text_encoder = CLIPTextModel(CLIPTextConfig(**{**TEXT_ENCODER, **sizes.get("text_encoder", {})}))
-    unet_weights = convert_ldm_unet_checkpoint(dict(weights), unet.config)  # type: ignore[no-untyped-call]
-    vae_weights = convert_ldm_vae_checkpoint(dict(weights), vae.config)  # type: ignore[no-untyped-call]
+    unet_weights = convert_ldm_unet_checkpoint(dict(weights), unet.config)
+    vae_weights = convert_ldm_vae_checkpoint(dict(weights), vae.config)
     _fill(unet, unet_weights, "UNet")
     _fill(vae, vae_weights, "VAE")
     _fill(text_encoder, _text_weights(weights), "text encoder")

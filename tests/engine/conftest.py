@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.protocol import Job
 
-TINY_UNET = {
+TINY_UNET: dict[str, Any] = {
     "block_out_channels": (32, 32, 64, 64),
     "layers_per_block": 1,
     "cross_attention_dim": 32,
@@ -22,7 +23,7 @@ TINY_UNET = {
     "norm_num_groups": 8,
     "sample_size": 16,
 }
-TINY_VAE = {
+TINY_VAE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
     "layers_per_block": 1,
     "norm_num_groups": 4,
@@ -31,7 +32,7 @@ TINY_VAE = {
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "scaling_factor": 0.18215,
 }
-TINY_TEXT = {
+TINY_TEXT: dict[str, Any] = {
     "vocab_size": 49408,
     "hidden_size": 32,
     "intermediate_size": 64,

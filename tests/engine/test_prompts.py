@@ -1,5 +1,6 @@
 """The emphasis grammar: total, linear, and as the contract's examples say."""
 
+import contextlib
 import time
 
 import pytest
@@ -46,7 +47,8 @@ def test_every_text_parses_and_plain_characters_survive(text: str) -> None:
     try:
         parsed = parse_emphasis(text)
     except InvalidJob as error:
-        assert "nest deeper" in error.message or "weight" in error.message
+        refused = error.message
+        assert "nest deeper" in refused or "weight" in refused
         return
     kept = "".join(run for run, _ in parsed if run)
     for letter in "ab,":
@@ -55,15 +57,26 @@ def test_every_text_parses_and_plain_characters_survive(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["(" * 4000, ":" * 4000, "\\" * 4000, "(a:1.1)" * 570, ":" + "1" * 3999, ":" + " " * 3999, ":1" * 2000]
-    + ["(" * 32 + "a" * 3900, "[" * 4000, "[a" * 2000, "[:" * 2000, "[" + "a:" * 1999, "<lora:" * 660],
+    [
+        "(" * 4000,
+        ":" * 4000,
+        "\\" * 4000,
+        "(a:1.1)" * 570,
+        ":" + "1" * 3999,
+        ":" + " " * 3999,
+        ":1" * 2000,
+        "(" * 32 + "a" * 3900,
+        "[" * 4000,
+        "[a" * 2000,
+        "[:" * 2000,
+        "[" + "a:" * 1999,
+        "<lora:" * 660,
+    ],
 )
 def test_worst_cases_stay_linear(text: str) -> None:
     began = time.process_time()
-    try:
+    with contextlib.suppress(InvalidJob):
         parse(text)
-    except InvalidJob:
-        pass
     assert time.process_time() - began < 0.2  # 50 ms is the promise; 0.2 s would be quadratic already
 
 

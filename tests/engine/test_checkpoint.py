@@ -1,0 +1,121 @@
+"""Files in the original layout: loaded whole or refused with the reason, never half."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.checkpoint import assemble, load_checkpoint
+from engine.families.sd1 import ARCHITECTURE_KEY
+from engine.prompts import parse
+from engine.protocol import CheckpointError
+from tests.engine.conftest import TINY_TEXT, TINY_UNET, TINY_VAE, tiny_modules
+from tools.ldm_layout import export_ldm
+
+ARCHITECTURE = json.dumps({"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT})
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    export_ldm(path, *tiny_modules(), dtype=torch.float32, metadata={ARCHITECTURE_KEY: ARCHITECTURE})
+    return path
+
+
+def rewritten(file: Path, target: Path, drop: str = "", rename: tuple[str, str] = ("", "")) -> Path:
+    weights = {
+        name.replace(*rename): tensor
+        for name, tensor in load_file(file).items()
+        if not (drop and name.startswith(drop))
+    }
+    save_file(weights, target, metadata={ARCHITECTURE_KEY: ARCHITECTURE})
+    return target
+
+
+@torch.inference_mode()
+def test_loaded_file_computes_what_its_modules_computed(file: Path) -> None:
+    loaded = load_checkpoint(file, device="cpu")
+    direct = assemble(*tiny_modules(), device=torch.device("cpu"), dtype=torch.float32)
+    assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    results = []
+    for checkpoint in (loaded, direct):
+        (cond,) = checkpoint.conditioner([parse("a (cat:1.2)")], 1)
+        x = torch.ones(4, 8, 8)
+        (denoised,) = checkpoint.denoiser(
+            x=[x], sigma=[2.0], cond=[cond], uncond=[None], guidance_scale=[1.0]
+        )
+        results.append((cond, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
+    for a, b, tolerance in zip(*results, (1e-6, 1e-5, 1), strict=True):
+        assert torch.allclose(a.float(), b.float(), rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_stays_near_float32(file: Path, dtype: str) -> None:
+    exact, rough = load_checkpoint(file, device="cpu"), load_checkpoint(file, device="cpu", dtype=dtype)
+    (cond,) = exact.conditioner([parse("a cat")], 1)
+    (cond_rough,) = rough.conditioner([parse("a cat")], 1)
+    assert cond_rough.dtype is {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    assert torch.allclose(cond, cond_rough.float(), atol=0.1)
+    x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
+    a, b = (
+        c.denoiser(x=[x], sigma=[2.0], cond=[e], uncond=[None], guidance_scale=[1.0])[0]
+        for c, e in ((exact, cond), (rough, cond_rough))
+    )
+    assert b.dtype is torch.float32
+    assert float((a - b).norm() / a.norm()) < 0.05
+
+
+def test_file_without_the_text_model_level_loads(file: Path, tmp_path: Path) -> None:
+    path = rewritten(file, tmp_path / "x.safetensors", rename=("transformer.text_model.", "transformer."))
+    load_checkpoint(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("drop", "reason"),
+    [
+        ("model.diffusion_model.input_blocks.1", "UNet does not fit"),
+        ("model.diffusion_model.", "no UNet"),
+        ("first_stage_model.", "no VAE"),
+        ("cond_stage_model.transformer.text_model.encoder.layers.2", "text encoder does not fit"),
+        ("cond_stage_model.", "not a Stable Diffusion 1.x"),
+    ],
+)
+def test_file_with_missing_parts_is_refused(file: Path, tmp_path: Path, drop: str, reason: str) -> None:
+    path = rewritten(file, tmp_path / "x.safetensors", drop=drop)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_checkpoint(path, device="cpu")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_inpainting_unet_is_refused_by_name(file: Path, tmp_path: Path) -> None:
+    weights = load_file(file)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    weights[name] = torch.zeros(32, 9, 3, 3)
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="9 input channels"):
+        load_checkpoint(tmp_path / "x.safetensors", device="cpu")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"pickle")
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    for name, reason in (
+        ("x.ckpt", "not a .safetensors file"),
+        ("x.safetensors", "not a valid safetensors file"),
+        ("none.safetensors", "there is no file"),
+    ):
+        with pytest.raises(CheckpointError, match=reason) as caught:
+            load_checkpoint(tmp_path / name, device="cpu")
+        assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_missing_device_and_unknown_dtype_are_named(file: Path) -> None:
+    with pytest.raises(CheckpointError, match="no CUDA device"):
+        load_checkpoint(file, device="cuda")
+    with pytest.raises(CheckpointError, match="fp8"):
+        load_checkpoint(file, device="cpu", dtype="fp8")

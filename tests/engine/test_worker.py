@@ -1,0 +1,131 @@
+"""The bridge between asyncio and the engine's thread."""
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from engine.checkpoint import LoadedCheckpoint
+from engine.engine import Engine, Finished
+from engine.protocol import InvalidJob, Job, JobAborted, StepStats, Unavailable
+from engine.worker import Worker
+
+MakeJob = Callable[..., Job]
+
+
+@pytest_asyncio.fixture
+async def worker(checkpoint: LoadedCheckpoint) -> AsyncIterator[Worker]:
+    worker = Worker(Engine(checkpoint))
+    worker.start()
+    yield worker
+    await worker.stop()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker, make_job: MakeJob) -> None:
+    result = await worker.run(make_job(sampler="Heun", steps=4, infotext="hello\nSteps: 4"))
+    image = Image.open(io.BytesIO(result.png))
+    assert image.size == (64, 64)
+    assert image.info["parameters"] == "hello\nSteps: 4"
+    assert result.evaluations == 7
+    t = result.timings
+    parts = t.wait + t.encode + t.denoise + t.decode + t.png
+    assert 0 < t.denoise < t.total
+    assert parts == pytest.approx(t.total, rel=0.5)
+
+
+async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+    steps: list[StepStats] = []
+    worker = Worker(Engine(checkpoint, on_step=steps.append))
+    worker.start()
+    results = await asyncio.gather(*(worker.run(make_job(id=str(i), seed=i, steps=20)) for i in range(6)))
+    await worker.stop()
+    assert [r.seed for r in results] == list(range(6))
+    assert max(s.jobs for s in steps) == 6
+
+
+async def test_cancelled_call_frees_its_row(worker: Worker, make_job: MakeJob) -> None:
+    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    await until(lambda: worker.load == (1, 0))
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until(lambda: worker.load == (0, 0), 2)
+
+
+async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worker, make_job: MakeJob) -> None:
+    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(0.1)
+    await until(lambda: worker.load == (0, 0), 2)
+
+
+async def test_invalid_job_is_answered_without_disturbing_others(worker: Worker, make_job: MakeJob) -> None:
+    good = asyncio.create_task(worker.run(make_job()))
+    with pytest.raises(InvalidJob, match="PLMS"):
+        await worker.run(make_job(sampler="PLMS"))
+    assert (await good).seed == 1
+
+
+async def test_stop_answers_what_is_left(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+    worker = Worker(Engine(checkpoint))
+    worker.start()
+    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    await until(lambda: worker.load[0] == 1)
+    await worker.stop()
+    with pytest.raises(JobAborted):
+        await call
+    with pytest.raises(Unavailable):
+        await worker.run(make_job())
+
+
+async def test_broken_engine_fails_its_jobs_as_unavailable_and_is_seen(
+    checkpoint: LoadedCheckpoint, make_job: MakeJob
+) -> None:
+    class Broken(Engine):
+        def step(self) -> list[Finished]:
+            if len(self):
+                raise SystemError("device lost")
+            return []
+
+    worker = Worker(Broken(checkpoint))
+    worker.start()
+    with pytest.raises(Unavailable) as caught:
+        await worker.run(make_job())
+    assert "device lost" not in caught.value.message
+    await until(lambda: not worker.alive, 5)
+    await worker.stop()
+
+
+async def test_heartbeat_stays_fresh_while_idle_and_ages_while_stuck(
+    checkpoint: LoadedCheckpoint, make_job: MakeJob
+) -> None:
+    stuck = threading.Event()
+
+    class Stuck(Engine):
+        def step(self) -> list[Finished]:
+            if len(self):
+                stuck.wait(5)
+            return super().step()
+
+    worker = Worker(Stuck(checkpoint))
+    worker.start()
+    await asyncio.sleep(0.8)
+    assert worker.heartbeat_age() < 0.7
+    call = asyncio.create_task(worker.run(make_job()))
+    await until(lambda: worker.heartbeat_age() > 1)
+    stuck.set()
+    await call
+    await worker.stop()
