@@ -1,0 +1,1 @@
+"""What measures us against others: one command each, all sides in one run."""
