@@ -1,0 +1,30 @@
+"""What routes need, for FastAPI to hand to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ingress.backend import Backend
+from ingress.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    backend: Backend
+    settings: Settings
+    random: Random
+    now: Callable[[], datetime]
+    """Local time."""
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service)]

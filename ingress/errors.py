@@ -1,0 +1,156 @@
+"""Errors of the wire. What an exception means in HTTP is said here, once, and nowhere else."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from engine.protocol import (
+    AtelierError,
+    DeadlineExceeded,
+    InvalidJob,
+    JobAborted,
+    JobFailed,
+    NotFinite,
+    OutOfMemory,
+    Overloaded,
+    Unavailable,
+)
+
+MAX_RETRY_AFTER = 120
+"""Seconds. Known clients ignore a longer Retry-After."""
+
+
+class InvalidRequest(AtelierError):
+    """The request says something that it may not say. Names the field, its value and what is allowed."""
+
+
+class NotFound(AtelierError):
+    """The request names a checkpoint or a noise schedule that is not there."""
+
+
+class SamplerNotFound(NotFound):
+    """The request names a sampler that is not there."""
+
+
+class ClientDisconnected(AtelierError):
+    """Nobody waits for the answer any more."""
+
+
+class Answer(NamedTuple):
+    """How one class of errors is answered. `error` is A1111's name for it where it has one."""
+
+    status: int
+    error: str
+    final: bool = True
+    """The same request would fail again: SDKs that repeat 5xx are told not to."""
+
+
+ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
+    {
+        AtelierError: Answer(500, "RuntimeError"),
+        InvalidRequest: Answer(422, "InvalidRequest"),
+        InvalidJob: Answer(422, "InvalidRequest"),
+        NotFound: Answer(404, "HTTPException"),
+        ClientDisconnected: Answer(499, "ClientDisconnected"),
+        JobFailed: Answer(500, "RuntimeError"),
+        NotFinite: Answer(500, "NansException"),
+        OutOfMemory: Answer(507, "OutOfMemoryError"),
+        JobAborted: Answer(409, "JobAborted"),
+        Overloaded: Answer(429, "Overloaded", final=False),
+        Unavailable: Answer(503, "Unavailable", final=False),
+        DeadlineExceeded: Answer(504, "DeadlineExceeded", final=False),
+    }
+)
+
+
+def error_response(
+    status: int, detail: str, *, error: str = "HTTPException", errors: str = ""
+) -> JSONResponse:
+    """A1111's error body: four keys, in this order."""
+    content = {"error": error, "detail": detail, "body": "", "errors": errors}
+    return JSONResponse(content, status_code=status)
+
+
+def shown(value: object) -> str:
+    """A client's value as an error message may repeat it: short and printable."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:80] + "…")
+    if isinstance(value, bool | int | float | None):
+        return json.dumps(value)[:80]
+    return "an object" if isinstance(value, dict) else "a list"
+
+
+def unknown_name(field: str, value: str, allowed: Sequence[str], planned: bool = False) -> str:
+    """The message for a name that is not there, or not yet, with the nearest of those that are."""
+    why = "is not available in this version" if planned else "is not known"
+    nearest = get_close_matches(value[:80], allowed, n=3, cutoff=0.4)
+    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
+    names = [*allowed[:20], *(["…"] if len(allowed) > 20 else [])]
+    return f"{field}: {shown(value)} {why}.{hint} Allowed: {', '.join(names)}."
+
+
+def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
+    """Pydantic's errors as one line: each field, its value and what is wrong with it. Five at most."""
+    parts = []
+    for error in errors[:5]:
+        loc = [str(part) for part in error["loc"] if part != "body"]
+        text = error["msg"].removeprefix("Value error, ")
+        field = ".".join([prefix, *loc] if prefix else loc)
+        parts.append(f"{field}: {shown(error['input'])} is not allowed: {text}" if field else text)
+    return "; ".join(parts)
+
+
+def _domain_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, AtelierError)
+    answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
+    if isinstance(exc, SamplerNotFound):
+        # Clients compare this detail: the explanation goes where A1111 leaves room for one.
+        response = error_response(404, "Sampler not found", errors=exc.message)
+    else:
+        response = error_response(answer.status, exc.message, error=answer.error)
+    if answer.final:
+        response.headers["x-should-retry"] = "false"
+    if isinstance(exc, Overloaded | Unavailable):
+        seconds = math.ceil(min(max(1, exc.retry_after), MAX_RETRY_AFTER))
+        response.headers["retry-after"] = str(seconds)
+    return response
+
+
+def _invalid_body(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    first = exc.errors()[0]
+    if first["type"] == "json_invalid":
+        detail = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
+    elif first["type"] == "missing":
+        detail = "the body is missing: a JSON object is needed"
+    else:
+        detail = validation_message(exc.errors())
+    return error_response(422, detail, error="InvalidRequest")
+
+
+def _http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == 405 and request.method == "OPTIONS":
+        return Response(status_code=204, headers=exc.headers)
+    if exc.status_code in (404, 405):  # the router's own: A1111 answers these with one key
+        phrase = HTTPStatus(exc.status_code).phrase
+        return JSONResponse({"detail": phrase}, exc.status_code, headers=exc.headers)
+    if exc.status_code == 400:  # FastAPI's, for whatever its JSON parser could not survive
+        return error_response(400, "the body cannot be read as JSON in UTF-8", error="InvalidRequest")
+    return error_response(exc.status_code, str(exc.detail))
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(AtelierError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(HTTPException, _http_error)

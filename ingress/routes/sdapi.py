@@ -1,0 +1,70 @@
+"""AUTOMATIC1111's API."""
+
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request
+from starlette.responses import JSONResponse
+
+from ingress import checkpoints, dispatch, translate
+from ingress.deps import ServiceDep
+from ingress.schemas import samplers
+from ingress.schemas.examples import TXT2IMG_EXAMPLES
+from ingress.schemas.sdapi import (
+    ErrorResponse,
+    SamplerItem,
+    SchedulerItem,
+    Scripts,
+    SdModel,
+    Txt2ImgRequest,
+    Txt2ImgResponse,
+)
+
+
+async def txt2img(
+    body: Annotated[Txt2ImgRequest, Body(openapi_examples=TXT2IMG_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
+) -> JSONResponse:
+    """Draw pictures from a prompt. Unknown keys are ignored, null means not given."""
+    available = service.backend.checkpoints()
+    resolved = translate.resolve(body, available, service.settings, service.random, service.now())
+    request.state.model = resolved.checkpoint.name
+    results = await dispatch.run(
+        translate.jobs(resolved, service.random),
+        service.backend,
+        request.receive,
+        service.settings.limits.deadline_seconds,
+    )
+    return JSONResponse(translate.response(resolved, results))
+
+
+async def sd_models(service: ServiceDep) -> list[dict[str, Any]]:
+    """The checkpoints that a request may name, the default first."""
+    return [checkpoints.listing(checkpoint) for checkpoint in service.backend.checkpoints()]
+
+
+async def list_samplers(service: ServiceDep) -> list[dict[str, Any]]:
+    """The samplers that there are. The names of every A1111 version are understood."""
+    return samplers.list_samplers(service.settings.compat_version)
+
+
+async def list_schedulers() -> list[dict[str, Any]]:
+    """The noise schedules that there are."""
+    return samplers.list_schedulers()
+
+
+async def scripts() -> Scripts:
+    """The scripts that there are: none yet."""
+    return Scripts(txt2img=[], img2img=[])
+
+
+def add_routes(app: FastAPI, prefix: str) -> None:
+    app.post(
+        f"{prefix}/txt2img",
+        response_model=Txt2ImgResponse,
+        responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
+    )(txt2img)
+    app.get(f"{prefix}/sd-models", response_model=list[SdModel])(sd_models)
+    app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
+    app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)
+    app.get(f"{prefix}/scripts", response_model=Scripts)(scripts)

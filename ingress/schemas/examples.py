@@ -1,0 +1,38 @@
+"""Requests to begin with, in `/docs`."""
+
+from typing import Final
+
+from fastapi.openapi.models import Example
+
+TXT2IMG_EXAMPLES: Final[dict[str, Example]] = {
+    "documented": {
+        "summary": "The documented request",
+        "value": {
+            "model": "majicmixRealistic_v7",
+            "sampler_name": "DPM++ 2M SDE Karras",
+            "prompt": (
+                "((dark theme)), (best quality:1.2), High quality texture, intricate details, "
+                "detailed texture, High quality shadow, perspective, ((ultra-detailed)), "
+                "distinct_image, (lustrous skin) ((black skirt)), high heel shoes, black "
+                "pantyhose, street, brown eye pupil, 20s, blush, glossy lips, perfect body, "
+                "lean body, (narrow waist:1.3), large breast, solo focus, ((brown hair)), "
+                "(streaked hair), ((long hair)), (big eyes:1.2) (masterpiece), (highly "
+                "detailed CG illustration), perspective,\u00a0depth of field"
+            ),
+            "negative_prompt": (
+                "(((stocking, hat, glove, choker, collar, nail polish, necklace))), "
+                ",paintings, sketches, (worst quality:2), (low quality:2), (normal quality:2), "
+                "lowres, normal quality, ((monochrome)), ((grayscale)), skin spots, acnes, "
+                "skin blemishes, age spot,extra fingers,fewer fingers"
+            ),
+            "steps": 40,
+            "cfg_scale": 7,
+            "width": 720,
+            "height": 960,
+        },
+    },
+    "shortest": {
+        "summary": "The default checkpoint, four pictures",
+        "value": {"prompt": "a red lighthouse at dusk", "steps": 20, "batch_size": 4},
+    },
+}

@@ -1,0 +1,243 @@
+"""The bodies of `/sdapi/v1/*`. Requests are coerced as AUTOMATIC1111 does, and a little more leniently."""
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ingress.settings import CompatVersion
+
+MAX_NESTING = 32
+"""Of objects and lists inside one field."""
+MAX_VALUES = 10_000
+"""On one level of nesting inside one field. Looking at each costs 0.2 µs of everybody's time."""
+
+NEWER_FIELDS = frozenset({"scheduler", "firstpass_image", "hr_scheduler", "force_task_id", "infotext"})
+"""Fields that v1.7.0 does not know, and so does not echo."""
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    if not isinstance(value, int):
+        raise ValueError("must be an integer")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("must be an integer of 64 bits")
+    return int(value)
+
+
+def _parsed(text: str) -> int | float | None:
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return None
+
+
+def _number(value: object) -> object:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("is out of range")
+    return value
+
+
+def _text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _object(value: object) -> object:
+    return {} if value == [] else value
+
+
+Integer = Annotated[int, BeforeValidator(_integer)]
+"""20, 20.7, "20", "20.7" and true are integers."""
+Number = Annotated[float, BeforeValidator(_number)]
+"""7, 7.0, "7" and true are numbers; NaN and infinities are not."""
+Text = Annotated[str, BeforeValidator(_text)]
+"""5 is a text."""
+Object = Annotated[dict[str, Any], BeforeValidator(_object)]
+"""An empty list is an empty object: PHP cannot tell them apart."""
+
+
+class LenientModel(BaseModel):
+    """A JSON object as A1111 reads it: unknown keys are ignored, null means not given.
+
+    What JSON or UTF-8 cannot carry back (non-finite numbers, lone surrogates) is refused here, by name, at
+    any depth: a request may be echoed.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_was_given(cls, body: object) -> object:
+        if not isinstance(body, dict):
+            raise ValueError("the body must be a JSON object, sent as application/json")
+        given = {name: body[name] for name in cls.model_fields if body.get(name) is not None}
+        for name, value in given.items():
+            _refuse_what_json_cannot_carry(name, value)
+        return given
+
+
+def _refuse_what_json_cannot_carry(name: str, value: object) -> None:
+    values = [value]
+    for _ in range(MAX_NESTING + 1):
+        for one in values:
+            _check_scalar(name, one)
+        containers = [one for one in values if isinstance(one, dict | list)]
+        if sum(map(len, containers)) > MAX_VALUES:
+            raise ValueError(f"{name}: more than {MAX_VALUES} values")
+        values = [child for one in containers for child in _children(one)]
+        if not values:
+            return
+    raise ValueError(f"{name}: nested deeper than {MAX_NESTING} levels")
+
+
+def _check_scalar(name: str, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name}: {value} is not allowed, only finite numbers are")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: the text is not valid Unicode") from None
+
+
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return [*value.keys(), *value.values()] if isinstance(value, dict) else value
+
+
+class Txt2ImgRequest(LenientModel):
+    """The union of all versions' fields, in the order in which A1111 echoes them."""
+
+    prompt: Text = ""
+    negative_prompt: Text = ""
+    styles: list[Text] | None = None
+    seed: Integer = -1
+    """Of the first image; each further one counts up. -1: random."""
+    subseed: Integer = -1
+    subseed_strength: Number = 0
+    seed_resize_from_h: Integer = -1
+    seed_resize_from_w: Integer = -1
+    sampler_name: Text | None = None
+    """One of `GET /sdapi/v1/samplers`, in any version's spelling."""
+    scheduler: Text | None = None
+    """One of `GET /sdapi/v1/schedulers`. A schedule within `sampler_name` wins."""
+    batch_size: Integer = 1
+    n_iter: Integer = 1
+    """The request makes `batch_size` × `n_iter` images."""
+    steps: Integer = 50
+    cfg_scale: Number = 7.0
+    width: Integer = 512
+    """Pixels; the picture has the next smaller multiple of 8."""
+    height: Integer = 512
+    """Pixels; the picture has the next smaller multiple of 8."""
+    restore_faces: bool | None = None
+    tiling: bool | None = None
+    do_not_save_samples: bool = False
+    do_not_save_grid: bool = False
+    eta: Number | None = None
+    denoising_strength: Number | None = None
+    s_min_uncond: Number | None = None
+    s_churn: Number | None = None
+    s_tmax: Number | None = None
+    s_tmin: Number | None = None
+    s_noise: Number | None = None
+    override_settings: Object | None = None
+    """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, for this request alone."""
+    override_settings_restore_afterwards: bool = True
+    refiner_checkpoint: Text | None = None
+    refiner_switch_at: Number | None = None
+    disable_extra_networks: bool = False
+    firstpass_image: Text | None = None
+    comments: Object | None = None
+    enable_hr: bool = False
+    firstphase_width: Integer = 0
+    firstphase_height: Integer = 0
+    hr_scale: Number = 2.0
+    hr_upscaler: Text | None = None
+    hr_second_pass_steps: Integer = 0
+    hr_resize_x: Integer = 0
+    hr_resize_y: Integer = 0
+    hr_checkpoint_name: Text | None = None
+    hr_sampler_name: Text | None = None
+    hr_scheduler: Text | None = None
+    hr_prompt: Text = ""
+    hr_negative_prompt: Text = ""
+    force_task_id: Text | None = None
+    sampler_index: Text = "Euler"
+    """The older name of `sampler_name`, used when that is empty."""
+    script_name: Text | None = None
+    script_args: list[Any] = []
+    send_images: bool = True
+    save_images: bool = False
+    alwayson_scripts: Object = {}
+    infotext: Text | None = None
+
+    model: Text | None = None
+    """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""
+
+    def echo(self, version: CompatVersion) -> dict[str, Any]:
+        """The answer's `parameters`: the request after coercion, 50 keys for v1.7.0, 55 for v1.10.1."""
+        hidden = {"model"} | (NEWER_FIELDS if version == "v1.7.0" else set())
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in hidden}
+
+
+class OverrideSettings(LenientModel):
+    """The options of `override_settings` that we look at. Others are ignored."""
+
+    sd_model_checkpoint: Text | None = None
+    CLIP_stop_at_last_layers: Annotated[Integer, Field(ge=1, le=12)] | None = None
+    eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
+    sd_vae: Text | None = None
+    samples_format: Text | None = None
+    tiling: bool | None = None
+
+
+class Txt2ImgResponse(BaseModel):
+    images: list[str]
+    """PNG files in base64, each with its infotext in the `parameters` text chunk."""
+    parameters: dict[str, Any]
+    info: str
+    """A JSON object, as a string."""
+
+
+class ErrorResponse(BaseModel):
+    error: str
+    detail: str
+    body: str
+    errors: str
+
+
+class SdModel(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    title: str
+    model_name: str
+    hash: str | None
+    sha256: str | None
+    filename: str
+    config: str | None
+
+
+class SamplerItem(BaseModel):
+    name: str
+    aliases: list[str]
+    options: dict[str, str]
+
+
+class SchedulerItem(BaseModel):
+    name: str
+    label: str
+    aliases: list[str] | None
+    default_rho: float
+    need_inner_model: bool
+
+
+class Scripts(BaseModel):
+    txt2img: list[str]
+    img2img: list[str]

@@ -1,0 +1,64 @@
+"""What an operator may decide about the HTTP side. Plain values: nothing here opens a file or a socket."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CompatVersion = Literal["v1.7.0", "v1.10.1"]
+"""The AUTOMATIC1111 version whose answers ours are equal to. Requests of every version are accepted."""
+
+
+class Key(BaseModel):
+    """One API key. Only its digest is ever configured: `printf %s "$KEY" | sha256sum`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Names the key where the key itself must not appear."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+    """SHA-256 of the key's UTF-8 bytes, 64 hexadecimal digits."""
+
+
+class Limits(BaseModel):
+    """What one request may ask for. Beyond it the answer is 422, for `max_body_bytes` 413."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 24 * 1024 * 1024
+    min_side: Annotated[int, Field(ge=8)] = 64
+    """Smallest width and height, pixels."""
+    max_side: Annotated[int, Field(ge=8)] = 2048
+    """Largest width and height, pixels."""
+    max_pixels: Annotated[int, Field(ge=64)] = 2048 * 2048
+    """Largest width × height."""
+    max_steps: Annotated[int, Field(ge=1)] = 150
+    max_images: Annotated[int, Field(ge=1)] = 16
+    """Most images of one request: batch_size × n_iter."""
+    max_cfg_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
+    max_prompt_chars: Annotated[int, Field(ge=1)] = 4000
+    """Of the prompt, and again of the negative prompt."""
+    deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """A request whose images are not all done by then is answered with 504, and its jobs are aborted."""
+
+
+class Settings(BaseModel):
+    """The whole HTTP side. With `auth: keys` every route but the root and `/health/*` needs a key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keys: tuple[Key, ...] = ()
+    auth: Literal["keys", "off"] = "keys"
+    """`off` opens every route to everybody who reaches the port."""
+    compat_version: CompatVersion = "v1.7.0"
+    clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
+    """Option CLIP_stop_at_last_layers, for requests that do not override it."""
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _keys_where_needed(self) -> Self:
+        if self.auth == "keys" and not self.keys:
+            raise ValueError("keys: at least one is needed, unless auth is off")
+        ids = [key.id for key in self.keys]
+        if len(set(ids)) < len(ids):
+            raise ValueError("keys: every id must be given once only")
+        return self

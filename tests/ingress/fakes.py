@@ -1,0 +1,48 @@
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from engine.protocol import Checkpoint, Job, JobResult, Timings
+
+TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
+
+CHECKPOINTS = (
+    Checkpoint(name="demo", filename="demo.safetensors"),
+    Checkpoint(
+        name="majicmixRealistic_v7",
+        filename="real/majicmixRealistic_v7.safetensors",
+        sha256="7c819b6d13" + "0" * 54,
+    ),
+)
+
+
+class FakeBackend:
+    """Every job gives a small picture at once, or `fail`."""
+
+    def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
+        self.jobs: list[Job] = []
+        self.fail = fail
+        self.offered = offered
+
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        return self.offered
+
+    async def run(self, job: Job) -> JobResult:
+        self.jobs.append(job)
+        if self.fail:
+            raise self.fail
+        return result(job)
+
+    async def metrics(self) -> str:
+        return "atelier_jobs_total 1\n"
+
+
+def result(job: Job) -> JobResult:
+    file, chunks = io.BytesIO(), PngInfo()
+    chunks.add_text("parameters", job.infotext)
+    Image.new("RGB", (8, 8)).save(file, "png", pnginfo=chunks)
+    return JobResult(
+        job_id=job.id, png=file.getvalue(), seed=job.seed, evaluations=job.steps, timings=TIMINGS
+    )

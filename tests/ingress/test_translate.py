@@ -1,0 +1,119 @@
+import math
+from datetime import datetime
+from random import Random
+from typing import Any
+
+import pytest
+
+from engine.protocol import Job
+from ingress import translate
+from ingress.infotext import infotext
+from ingress.schemas.sdapi import Txt2ImgRequest
+from ingress.settings import Settings
+from tests.ingress.fakes import CHECKPOINTS
+
+NOW = datetime(2024, 3, 14, 16, 46, 34)
+
+
+def resolve(body: dict[str, Any], random: int = 0, **settings: Any) -> translate.Txt2Img:
+    request = Txt2ImgRequest.model_validate(body)
+    return translate.resolve(request, CHECKPOINTS, Settings(auth="off", **settings), Random(random), NOW)
+
+
+def job(body: dict[str, Any], **settings: Any) -> Job:
+    return translate.jobs(resolve(body, **settings), Random(0))[0]
+
+
+def test_the_same_random_source_gives_the_same_jobs() -> None:
+    body = {"prompt": "p", "batch_size": 3}
+    first, second = (translate.jobs(resolve(body, random=1), Random(2)) for _ in range(2))
+    assert first == second
+    assert first[0].seed != resolve(body, random=2).seed
+
+
+def test_a_random_seed_covers_what_upstream_draws() -> None:
+    seeds = [resolve({"send_images": True}, random=n).seed for n in range(200)]
+    assert min(seeds) >= 0
+    assert 2**31 < max(seeds) < 4294967294
+
+
+def test_nothing_is_left_open_in_a_job() -> None:
+    assert job({"prompt": "p", "seed": 1}) == Job(
+        id=f"{Random(0).getrandbits(128):032x}",
+        checkpoint="demo",
+        prompt="p",
+        negative_prompt="",
+        seed=1,
+        width=512,
+        height=512,
+        steps=50,
+        guidance_scale=7.0,
+        sampler="Euler",
+        schedule="uniform",
+        eta=0.0,
+        s_churn=0.0,
+        s_tmin=0.0,
+        s_tmax=math.inf,
+        s_noise=1.0,
+        eta_noise_seed_delta=0,
+        clip_skip=1,
+        infotext="p\nSteps: 50, Sampler: Euler, CFG scale: 7.0, Seed: 1, Size: 512x512, Model: demo, "
+        "Version: v1.7.0",
+    )
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("Euler a", 1.0), ("DPM++ 2M SDE", 1.0), ("DDIM", 0.0)])
+def test_eta_is_the_samplers_own_unless_given(sampler: str, eta: float) -> None:
+    default, given = (job({"sampler_name": sampler, "eta": value}) for value in (None, 0.5))
+    assert (default.eta, given.eta) == (eta, 0.5)
+    key = "Eta DDIM" if sampler == "DDIM" else "Eta"
+    assert key not in default.infotext
+    assert f", {key}: 0.5, Version" in given.infotext
+    extra = translate.response(resolve({"sampler_name": sampler, "eta": 0.5}), [])["info"]
+    assert f'"extra_generation_params": {{"{key}": 0.5}}' in extra
+
+
+def test_an_eta_that_the_sampler_does_not_use_is_not_written() -> None:
+    assert "Eta" not in job({"sampler_name": "Euler", "eta": 0.5}).infotext
+
+
+def test_options_can_be_overridden_for_one_request() -> None:
+    overrides = {"CLIP_stop_at_last_layers": "2", "eta_noise_seed_delta": 31337, "unknown_option": [1]}
+    made = job({"sampler_name": "Euler a", "override_settings": overrides})
+    assert (made.clip_skip, made.eta_noise_seed_delta) == (2, 31337)
+    assert ", Clip skip: 2, ENSD: 31337, Version" in made.infotext
+    assert job({}, clip_skip=3).clip_skip == 3
+
+
+def test_ensd_is_written_only_where_it_changes_the_picture() -> None:
+    overrides = {"eta_noise_seed_delta": 31337}
+    assert "ENSD" not in job({"sampler_name": "Euler", "override_settings": overrides}).infotext
+    body = {"sampler_name": "Euler a", "eta": 0, "override_settings": overrides}
+    assert "ENSD" not in job(body).infotext
+
+
+def test_zero_and_missing_s_tmax_mean_no_upper_bound() -> None:
+    assert job({"s_tmax": 0}).s_tmax == job({}).s_tmax == math.inf
+    assert job({"s_tmax": 5}).s_tmax == 5
+    assert job({"s_noise": 0}).s_noise == 0
+
+
+def test_the_size_stays_as_asked_for() -> None:
+    made = job({"width": 853, "height": 480})
+    assert (made.width, made.height) == (853, 480)
+    assert "Size: 853x480" in made.infotext
+
+
+def test_the_timestamp_is_local_time() -> None:
+    assert '"job_timestamp": "20240314164634"' in translate.response(resolve({}), [])["info"]
+
+
+def test_the_denoising_strength_is_written_by_v1_7_0_alone() -> None:
+    body = {"denoising_strength": 0.7}
+    assert ", Denoising strength: 0.7, " in job(body).infotext
+    assert "Denoising" not in job(body, compat_version="v1.10.1").infotext
+
+
+def test_infotext_values_that_hold_separators_are_quoted() -> None:
+    text = infotext("p", "", {"Model": 'a, "b": é', "Same": "Same", "None": None, "N": 1})
+    assert text == 'p\nModel: "a, \\"b\\": é", Same, N: 1'
