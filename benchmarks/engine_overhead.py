@@ -1,8 +1,9 @@
-"""How much of the engine's time is the UNet's: `python -m benchmarks.engine_overhead`.
+"""How much of the engine's time is the models': `python -m benchmarks.engine_overhead`.
 
 Runs jobs of mixed steps, samplers and guidance through the bare engine and reports the time inside the
 UNet's forward call divided by wall time, for the demo checkpoint and for a model of Stable Diffusion 1.5's
-full size with random weights.
+full size with random weights. Wall time includes the VAE, which is no overhead: so also the UNet's share of
+the evaluate steps alone, and the share of all three models together.
 """
 
 import argparse
@@ -65,11 +66,11 @@ def jobs(count: int, size: int, longest: int) -> list[Job]:
 
 
 class Timed:
-    """Counts the seconds inside a module's forward call, to the end of the device's work."""
+    """Counts the seconds inside a module's method, to the end of the device's work."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, method: str = "forward") -> None:
         self.seconds = 0.0
-        forward = module.forward
+        forward = getattr(module, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
@@ -79,7 +80,7 @@ class Timed:
             self.seconds += time.perf_counter() - began
             return result
 
-        module.forward = timed
+        setattr(module, method, timed)
 
 
 def measure(name: str, checkpoint: LoadedCheckpoint, work: list[Job], max_rows: int) -> str:
@@ -89,6 +90,10 @@ def measure(name: str, checkpoint: LoadedCheckpoint, work: list[Job], max_rows: 
     while len(warm):
         warm.step()
     unet = Timed(checkpoint.denoiser._unet)
+    others = [
+        Timed(checkpoint.decoder._vae, "decode"),
+        Timed(checkpoint.conditioner._text_encoder, "hidden_states"),
+    ]
     engine = Engine(checkpoint, max_rows=max_rows, on_step=steps.append)
     began = time.perf_counter()
     for job in work:
@@ -100,11 +105,11 @@ def measure(name: str, checkpoint: LoadedCheckpoint, work: list[Job], max_rows: 
     wall = time.perf_counter() - began
     calls = [s for s in steps if s.operation == "evaluate"]
     denoising = sum(s.seconds for s in calls)
-    decoding = sum(s.seconds for s in steps if s.operation == "decode")
+    models = unet.seconds + sum(other.seconds for other in others)
     rows = sum(s.rows for s in calls) / len(calls)
     return (
         f"| {name} | {len(work)} | {len(calls)} | {rows:.1f} | {unet.seconds / wall:.3f} "
-        f"| {unet.seconds / denoising:.3f} | {decoding / wall:.3f} "
+        f"| {unet.seconds / denoising:.3f} | {models / wall:.3f} "
         f"| {1e3 * (denoising - unet.seconds) / len(calls):.2f} |"
     )
 
@@ -125,7 +130,7 @@ def main() -> None:
         "",
         machine(),
         "",
-        "| model | jobs | evaluate calls | mean rows | UNet / wall | UNet / evaluate steps | decode / wall "
+        "| model | jobs | calls | mean rows | UNet / wall | UNet / evaluate steps | all models / wall "
         "| ms per call outside the UNet |",
         "|---|---|---|---|---|---|---|---|",
         measure("demo, 256 px", demo, jobs(args.jobs, 256, 20), 32),
