@@ -72,8 +72,8 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Rows that have taken part in a step; the others wait for their first."""
-        return sum(row.started is not None for row in self._rows.values())
+        """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
+        return sum(row.started is not None for row in list(self._rows.values()))
 
     def add(self, job: Job) -> int:
         """Admit a job and return its row; it joins the next step. Raises InvalidJob before any work."""

@@ -1,0 +1,35 @@
+# `make serve` and `make test` need nothing but python3: the first run makes .venv, later ones use it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: serve test lint format bench setup
+
+serve: $(READY) ## the service on this machine; PORT=9000 chooses another port
+	@PORT=$(PORT) exec $(BIN)/python -m deployments.serve serve_config.yaml
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(READY) ## this service, diffusers behind a lock and a fixed-window batcher, in one run
+	$(BIN)/python -m benchmarks.serving
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

@@ -1,0 +1,72 @@
+"""Who may call: the keys file, and the refusal to stand open."""
+
+import hashlib
+import ipaddress
+import re
+from itertools import takewhile
+from pathlib import Path
+
+from deployments.config import GatewayConfig
+from ingress.settings import Key, Settings
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """The keys in a file with one `id secret` or `id sha256:<64 hex digits>` a line; `#` begins a comment.
+
+    Raises ValueError, which names the line and never quotes it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"keys_file: cannot read {path}: {error.strerror}") from None
+    keys = tuple(
+        _parse(words, f"keys_file: {path} line {number}")
+        for number, line in enumerate(lines, start=1)
+        if (words := list(takewhile(lambda word: not word.startswith("#"), line.split())))
+    )
+    if not keys:
+        raise ValueError(f"keys_file: no key in {path}")
+    if len({key.id for key in keys}) < len(keys):
+        raise ValueError(f"keys_file: the same id twice in {path}")
+    return keys
+
+
+def _parse(words: list[str], where: str) -> Key:
+    if len(words) != 2:
+        raise ValueError(f"{where}: wants `id secret` or `id sha256:<64 hex digits>`")
+    name, secret = words
+    if digest := _DIGEST.fullmatch(secret):
+        return Key(id=name, sha256=digest[1])
+    if secret.startswith("sha256:"):
+        raise ValueError(f"{where}: sha256: wants 64 lowercase hex digits")
+    return Key(id=name, sha256=hashlib.sha256(secret.encode()).hexdigest())
+
+
+def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
+    """What the HTTP side is to know. `bind_host` is where Serve listens.
+
+    Raises ValueError for keys that cannot be read, and for a service that anybody on the network could use.
+    """
+    if config.auth == "off" and not _is_loopback(bind_host):
+        raise ValueError(
+            f"auth: off is for a loopback address, and http_options says host: {bind_host}; "
+            "give keys_file, or host: 127.0.0.1"
+        )
+    return Settings(
+        keys=read_keys(config.keys_file) if config.keys_file else (),
+        auth=config.auth,
+        compat_version=config.compat_version,
+        clip_skip=config.clip_skip,
+        limits=config.limits,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,189 @@
+"""Ingress' backend over Serve's handles: a job is sent to a replica, and again if that replica is lost."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.config import DIFFUSION, GATEWAY, CheckpointEntry, GatewayConfig, Offer
+from deployments.metrics import GatewayMetrics, merge
+from engine.protocol import (
+    AtelierError,
+    Checkpoint,
+    DeadlineExceeded,
+    Job,
+    JobFailed,
+    JobResult,
+    Overloaded,
+    Unavailable,
+)
+
+logger = logging.getLogger("ray.serve")
+
+LOST = (RayError, grpc.aio.AioRpcError)
+"""What a call raises that was accepted and not answered: the replica, its node or the way to it is gone."""
+
+BROADCAST_SECONDS = 2.0
+
+
+class ReplicaLost(Exception):
+    """The replica died, or cannot be reached, with the job in it."""
+
+
+class Availability(Protocol):
+    def takes_jobs(self, application: str) -> bool: ...
+
+    def sha256(self, application: str) -> str: ...
+
+
+class RetryBudget:
+    """Retries are at most a fifth of the jobs and ten a second more, in bursts of up to a hundred.
+
+    So a fleet that dies of its jobs is not given each of them again and again.
+    """
+
+    BURST = 100.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left = self.BURST
+        self._filled_at = clock()
+
+    def deposit(self) -> None:
+        self._left = min(self.BURST, self._left + 0.2)
+
+    def take(self) -> bool:
+        now = self._clock()
+        self._left = min(self.BURST, self._left + 10.0 * (now - self._filled_at))
+        self._filled_at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class HandleBackend:
+    """`application` is the gateway's own. `get_handle(deployment, application)` is cheap, and asks nobody
+    whether the deployment exists."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        application: str,
+        get_handle: Callable[[str, str], Any],
+        availability: Availability,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._config = config
+        self._application = application
+        self._get_handle = get_handle
+        self._availability = availability
+        self._metrics = metrics
+        self._budget = RetryBudget()
+        self._entries: dict[str, CheckpointEntry] = {}
+
+    def offer(self, offer: Offer) -> None:
+        self._entries = {entry.name: entry for entry in offer.checkpoints}
+
+    def checkpoints(self) -> Sequence[Checkpoint]:
+        return [
+            Checkpoint(
+                name=entry.name,
+                filename=entry.filename,
+                sha256=self._availability.sha256(entry.application),
+                available=self._availability.takes_jobs(entry.application),
+            )
+            for entry in self._entries.values()
+        ]
+
+    async def run(self, job: Job) -> JobResult:
+        started = time.monotonic()
+        self._budget.deposit()
+        try:
+            async with asyncio.timeout(self._config.limits.deadline_seconds):
+                result = await self._run_until_done(job)
+        except TimeoutError:
+            raise DeadlineExceeded("The image was not done in time.") from None
+        self._metrics.observe_job(job.checkpoint, time.monotonic() - started, result)
+        return result
+
+    async def metrics(self) -> str:
+        running = {
+            entry.application
+            for entry in self._entries.values()
+            if self._availability.takes_jobs(entry.application)
+        }
+        handles = [self._get_handle(GATEWAY, self._application)]
+        handles += [self._get_handle(DIFFUSION, application) for application in running]
+        answers = await asyncio.gather(*(broadcast(handle, "metrics_text") for handle in handles))
+        return merge(text for replicas in answers for text in replicas)
+
+    async def _run_until_done(self, job: Job) -> JobResult:
+        """A job that a replica had accepted is not turned away later, when it comes again."""
+        losses = 0
+        while True:
+            try:
+                return await self._run_once(job)
+            except ReplicaLost:
+                losses += 1
+                self._may_retry(job, losses)
+            except Overloaded:
+                if losses == 0:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.05 * 2**losses))
+
+    def _may_retry(self, job: Job, losses: int) -> None:
+        if losses == self._config.max_losses:
+            logger.error("job %s was lost with %d replicas", job.id, losses)
+            raise JobFailed("The image was given up: each replica that worked on it was lost.")
+        if not self._budget.take():
+            raise Unavailable("Too many replicas were lost in a short time.", 5.0)
+        logger.warning("job %s was lost with its replica and is sent again", job.id)
+        self._metrics.count_retry(job.checkpoint)
+
+    async def _run_once(self, job: Job) -> JobResult:
+        entry = self._entries.get(job.checkpoint)
+        if entry is None or not self._availability.takes_jobs(entry.application):
+            raise Unavailable(f"The checkpoint {job.checkpoint!r} is not available now.", 5.0)
+        response = self._get_handle(DIFFUSION, entry.application).run.remote(job)
+        try:
+            return await _answer(response)
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+
+async def broadcast(handle: Any, method: str) -> list[Any]:
+    """What each replica answers, of those that do in time."""
+    try:
+        answers = await handle.broadcast(method).results_async(
+            timeout_s=BROADCAST_SECONDS, return_exceptions=True
+        )
+    except (TimeoutError, DeploymentUnavailableError, *LOST):
+        return []
+    return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+
+async def _answer(response: Awaitable[JobResult]) -> JobResult:
+    """The result of a call, or an error of the protocol, or ReplicaLost. Ray's own texts end here."""
+    try:
+        return await response
+    except BackPressureError as error:
+        raise Overloaded("All replicas are busy.", error.retry_after_s or 1.0) from None
+    except DeploymentUnavailableError:
+        raise Unavailable("The checkpoint is not available now.", 5.0) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, Unavailable):
+            raise ReplicaLost from None
+        if isinstance(error.cause, AtelierError):
+            raise error.cause from None
+        logger.exception("a job failed with an error that is not its own")
+        raise JobFailed("The image failed inside the service.") from None
+    except LOST as error:
+        raise ReplicaLost from error

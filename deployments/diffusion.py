@@ -1,0 +1,66 @@
+"""A replica pinned to one checkpoint: one engine, in one worker."""
+
+import logging
+import os
+from typing import NoReturn
+
+from ray import serve
+
+from deployments.config import CheckpointConfig
+from deployments.metrics import ReplicaMetrics
+from engine.protocol import Checkpoint, Job, JobResult, Unavailable
+
+logger = logging.getLogger("ray.serve")
+
+BROKEN = 70
+"""Exit status of a replica that gave itself up."""
+
+
+class Diffusion:
+    """Raises CheckpointError while it is made, if the file cannot be used."""
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        import torch
+
+        from engine.checkpoint import load_checkpoint
+        from engine.engine import Engine
+        from engine.worker import Worker
+
+        if config.torch_device == "cpu":
+            torch.set_num_threads(config.cpu_threads or len(os.sched_getaffinity(0)))
+        loaded = load_checkpoint(config.path, device=config.torch_device, dtype=config.dtype)
+        self._config = config
+        self._sha256 = loaded.sha256
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._metrics = ReplicaMetrics(config.name, replica)
+        self._worker = Worker(Engine(loaded, max_rows=config.max_rows, on_step=self._metrics.observe_step))
+        self._worker.start()
+
+    async def run(self, job: Job) -> JobResult:
+        """Cancelling the call drops the job at the next step."""
+        try:
+            result = await self._worker.run(job)
+        except Unavailable as error:
+            _give_up(error.message)
+        self._metrics.observe_job(result)
+        return result
+
+    def describe(self) -> Checkpoint:
+        return Checkpoint(name=self._config.name, filename=self._config.path.name, sha256=self._sha256)
+
+    def metrics_text(self) -> str:
+        running, waiting = self._worker.load
+        return self._metrics.text(running=running, waiting=waiting)
+
+    def check_health(self) -> None:
+        """A step that does not end cannot be stopped from within: the process goes, and Serve makes a
+        new one at once. If this only raised, Serve would first wait for the stuck jobs."""
+        age = self._worker.heartbeat_age()
+        if age > self._config.step_timeout_seconds:
+            _give_up(f"a step has taken {age:.0f} s")
+
+
+def _give_up(reason: str) -> NoReturn:
+    """End this process; its jobs are sent to other replicas."""
+    logger.critical("replica gives itself up: %s", reason)
+    os._exit(BROKEN)

@@ -1,0 +1,59 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from deployments.access import read_keys, settings_of
+from deployments.config import GatewayConfig
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    return tmp_path / "keys"
+
+
+def test_keys_are_secrets_or_digests(keys_file: Path) -> None:
+    digest = hashlib.sha256(b"two").hexdigest()
+    keys_file.write_text(f"# who may call\nalice one\n\nbob sha256:{digest} # since May\n")
+    alice, bob = read_keys(keys_file)
+    assert (alice.id, alice.sha256) == ("alice", hashlib.sha256(b"one").hexdigest())
+    assert (bob.id, bob.sha256) == ("bob", digest)
+
+
+def test_a_secret_may_hold_a_hash_sign(keys_file: Path) -> None:
+    keys_file.write_text("alice o#ne\n")
+    assert read_keys(keys_file)[0].sha256 == hashlib.sha256(b"o#ne").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nobody\n", "secret-alone\n", "a b c\n", "alice sha256:beef\n", "alice s1\nalice s2\n"],
+)
+def test_a_wrong_keys_file_is_refused_without_quoting_it(keys_file: Path, text: str) -> None:
+    keys_file.write_text(text)
+    with pytest.raises(ValueError, match=r"^keys_file: ") as refusal:
+        read_keys(keys_file)
+    assert not any(word in str(refusal.value) for word in ("secret-alone", "beef", "s1"))
+
+
+def test_a_missing_keys_file_is_refused(keys_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"^keys_file: cannot read"):
+        read_keys(keys_file)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_without_keys_only_this_machine_is_served(host: str) -> None:
+    settings = settings_of(GatewayConfig(auth="off"), bind_host=host)
+    assert (settings.auth, settings.keys) == ("off", ())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "gpu-1.example", ""])
+def test_without_keys_the_network_is_refused(host: str) -> None:
+    with pytest.raises(ValueError, match=r"^auth: off"):
+        settings_of(GatewayConfig(auth="off"), bind_host=host)
+
+
+def test_with_keys_the_network_is_served(keys_file: Path) -> None:
+    keys_file.write_text("alice one\n")
+    settings = settings_of(GatewayConfig(keys_file=keys_file), bind_host="0.0.0.0")
+    assert [key.id for key in settings.keys] == ["alice"]

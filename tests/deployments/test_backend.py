@@ -1,0 +1,222 @@
+import asyncio
+import pickle
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.backend import HandleBackend, RetryBudget
+from deployments.config import GatewayConfig, Offer
+from deployments.metrics import GatewayMetrics
+from engine.protocol import (
+    AtelierError,
+    DeadlineExceeded,
+    InvalidJob,
+    Job,
+    JobFailed,
+    JobResult,
+    Overloaded,
+    Timings,
+    Unavailable,
+)
+
+DONE = JobResult(
+    job_id="job",
+    png=b"png",
+    seed=1,
+    evaluations=4,
+    timings=Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0),
+)
+NEVER = object()
+
+
+def from_replica(cause: Exception) -> Exception:
+    """An error as Serve delivers it from another process."""
+    error = RayTaskError("run", "Traceback: pid=1, ip=10.0.0.1", cause)  # type: ignore[no-untyped-call]
+    delivered: Exception = pickle.loads(pickle.dumps(error)).as_instanceof_cause()
+    return delivered
+
+
+class Response:
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    async def _wait(self) -> object:
+        if self._answer is NEVER:
+            await asyncio.Event().wait()
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+    def __await__(self) -> Generator[Any, None, object]:
+        return self._wait().__await__()
+
+
+class Handle:
+    """Answers each call with the next of its answers, the last one for ever."""
+
+    def __init__(self, *answers: object) -> None:
+        self._answers = list(answers)
+        self.sent: list[Job] = []
+        self.responses: list[Response] = []
+        self.run = self
+
+    def remote(self, job: Job) -> Response:
+        self.sent.append(job)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        self.responses.append(Response(answer))
+        return self.responses[-1]
+
+    def broadcast(self, method: str) -> "Handle":
+        return self
+
+    async def results_async(self, **options: object) -> list[object]:
+        return self._answers
+
+
+class Everything:
+    def takes_jobs(self, application: str) -> bool:
+        return application != "absent"
+
+    def sha256(self, application: str) -> str:
+        return "ab" if application == "demo" else ""
+
+
+def backend(*answers: object, seconds: float = 5.0) -> tuple[HandleBackend, Handle]:
+    handle = Handle(*answers)
+    config = GatewayConfig.model_validate({"auth": "off", "limits": {"deadline_seconds": seconds}})
+    made = HandleBackend(config, "gateway", lambda *_: handle, Everything(), GatewayMetrics("g"))
+    entries = [
+        {"name": "demo", "filename": "demo.safetensors"},
+        {"name": "gone", "filename": "gone.safetensors", "app": "absent"},
+    ]
+    made.offer(Offer.model_validate({"checkpoints": entries}))
+    return made, handle
+
+
+async def raised(call: Awaitable[object]) -> AtelierError:
+    with pytest.raises(AtelierError) as info:
+        await call
+    assert not any(word in str(info.value) for word in ("Traceback", "pid", "10.0.0.1"))
+    assert info.value.__cause__ is None
+    return info.value
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ActorDiedError(),
+        ActorUnavailableError("gone", b"0" * 16),
+        from_replica(Unavailable("the replica's engine has stopped", 1.0)),
+    ],
+)
+async def test_a_job_whose_replica_is_lost_is_sent_again_unchanged(loss: Exception, job: Job) -> None:
+    made, handle = backend(loss, loss, DONE)
+    assert await made.run(job) == DONE
+    assert handle.sent == [job, job, job]
+    assert 'atelier_job_retries_total{checkpoint="demo",replica="g"} 2.0' in made._metrics.text()
+
+
+async def test_a_job_that_loses_every_replica_is_given_up(job: Job) -> None:
+    made, handle = backend(ActorDiedError())
+    assert isinstance(await raised(made.run(job)), JobFailed)
+    assert len(handle.sent) == 4
+
+
+async def test_retries_end_with_the_budget(job: Job) -> None:
+    made, handle = backend(ActorDiedError())
+    made._budget._left = 0.0
+    made._budget._clock = lambda: made._budget._filled_at
+    assert isinstance(await raised(made.run(job)), Unavailable)
+    assert len(handle.sent) == 1
+
+
+async def test_retries_end_with_the_deadline(job: Job) -> None:
+    made, handle = backend(NEVER, seconds=0.05)
+    assert isinstance(await raised(made.run(job)), DeadlineExceeded)
+    assert handle.responses[0].cancelled
+
+
+async def test_cancelling_the_call_cancels_the_replicas_work(job: Job) -> None:
+    made, handle = backend(NEVER)
+    call = asyncio.ensure_future(made.run(job))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert handle.responses[0].cancelled
+
+
+async def test_a_jobs_own_error_is_not_retried_and_arrives_as_itself(job: Job) -> None:
+    made, handle = backend(from_replica(InvalidJob("width: 9 is too small")))
+    error = await raised(made.run(job))
+    assert type(error) is InvalidJob
+    assert error.message == "width: 9 is too small"
+    assert len(handle.sent) == 1
+
+
+async def test_an_unforeseen_error_is_not_shown_to_clients(job: Job) -> None:
+    made, _ = backend(from_replica(KeyError("secret of the machine")))
+    error = await raised(made.run(job))
+    assert isinstance(error, JobFailed)
+    assert "secret" not in error.message
+
+
+async def test_back_pressure_is_overload(job: Job) -> None:
+    made, _ = backend(BackPressureError(9, 8, 429, 2.5))
+    error = await raised(made.run(job))
+    assert isinstance(error, Overloaded)
+    assert error.retry_after == 2.5
+
+
+async def test_a_job_once_accepted_is_not_turned_away_after_a_loss(job: Job) -> None:
+    made, handle = backend(ActorDiedError(), BackPressureError(9, 8), DONE)
+    assert await made.run(job) == DONE
+    assert len(handle.sent) == 3
+
+
+async def test_a_failed_deployment_is_unavailable(job: Job) -> None:
+    made, _ = backend(DeploymentUnavailableError(DeploymentID("Diffusion", "demo")))
+    assert isinstance(await raised(made.run(job)), Unavailable)
+
+
+@pytest.mark.parametrize("checkpoint", ["gone", "unheard-of"])
+async def test_an_absent_checkpoint_is_answered_without_a_call(checkpoint: str, job: Job) -> None:
+    made, handle = backend(NEVER)
+    absent = Job(**{name: getattr(job, name) for name in job.__slots__} | {"checkpoint": checkpoint})
+    error = await raised(asyncio.wait_for(made.run(absent), 1))
+    assert isinstance(error, Unavailable)
+    assert not handle.sent
+
+
+def test_checkpoints_are_listed_in_the_order_of_the_offer() -> None:
+    made, _ = backend(DONE)
+    demo, gone = made.checkpoints()
+    assert (demo.name, demo.sha256, demo.available) == ("demo", "ab", True)
+    assert (gone.name, gone.sha256, gone.available) == ("gone", "", False)
+
+
+async def test_metrics_leave_out_replicas_that_do_not_answer() -> None:
+    text = "# HELP x y\n# TYPE x gauge\nx 1.0\n"
+    made, _ = backend(text, ActorDiedError())
+    assert (await made.metrics()).splitlines()[:2] == ["# HELP x y", "# TYPE x gauge"]
+
+
+def test_a_retry_budget_fills_with_jobs_and_with_time() -> None:
+    now = 0.0
+    budget = RetryBudget(clock=lambda: now)
+    assert all(budget.take() for _ in range(100))
+    assert not budget.take()
+    for _ in range(5):
+        budget.deposit()
+    assert budget.take()
+    assert not budget.take()
+    now = 0.2
+    assert [budget.take() for _ in range(3)] == [True, True, False]

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.config import CheckpointConfig, GatewayConfig, Offer
+
+
+def test_a_checkpoint_needs_a_name_and_a_path() -> None:
+    config = CheckpointConfig.model_validate({"name": "a", "path": "a.safetensors"})
+    assert config.torch_device == "cpu"
+    assert config.ongoing_jobs == config.max_rows
+
+
+def test_a_gpu_is_used_where_one_is_asked_for() -> None:
+    assert CheckpointConfig(name="a", path=Path("a"), num_gpus=0.5).torch_device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        ({"path": "a"}, "name"),
+        ({"name": "a"}, "path"),
+        ({"name": "a", "path": "a", "num_gpu": 1}, "num_gpu"),
+        ({"name": "a", "path": "a", "dtype": "half"}, "dtype"),
+        ({"name": "a", "path": "a", "max_rows": 0}, "max_rows"),
+        ({"name": "a", "path": "a", "device": "cuda"}, "num_gpus"),
+        (
+            {
+                "name": "a",
+                "path": "a",
+                "replicas": 1,
+                "autoscaling": {"max": 2, "target_ongoing_jobs": 4},
+            },
+            "replicas",
+        ),
+        (
+            {
+                "name": "a",
+                "path": "a",
+                "autoscaling": {"min": 3, "max": 2, "target_ongoing_jobs": 4},
+            },
+            "autoscaling",
+        ),
+    ],
+)
+def test_a_wrong_checkpoint_is_refused_with_the_key_named(args: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"\b{key}\b"):
+        CheckpointConfig.model_validate(args)
+
+
+@pytest.mark.parametrize(
+    ("args", "key"),
+    [
+        ({}, "keys_file"),
+        ({"auth": "none"}, "auth"),
+        ({"auth": "off", "clip_skip": 0}, "clip_skip"),
+        ({"auth": "off", "limits": {"max_step": 3}}, "max_step"),
+        ({"auth": "off", "checkpoints": []}, "checkpoints"),
+    ],
+)
+def test_a_wrong_gateway_is_refused_with_the_key_named(args: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"\b{key}\b"):
+        GatewayConfig.model_validate(args)
+
+
+def test_yaml_reads_a_bare_off_as_false() -> None:
+    assert GatewayConfig.model_validate({"auth": False}).auth == "off"
+
+
+@pytest.mark.parametrize(
+    ("user_config", "key"),
+    [
+        ({}, "checkpoints"),
+        ({"checkpoints": []}, "checkpoints"),
+        ({"checkpoints": [{"name": "a"}]}, "filename"),
+        ({"checkpoints": [{"name": "a", "filename": "/models/a.safetensors"}]}, "filename"),
+        ({"checkpoints": [{"name": "a", "filename": "a"}, {"name": "a", "filename": "b"}]}, "a"),
+    ],
+)
+def test_a_wrong_offer_is_refused_with_the_key_named(user_config: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"\b{key}\b"):
+        Offer.model_validate(user_config)
