@@ -6,7 +6,8 @@ import pytest
 import ray
 from ray import serve
 
-from tests.e2e.service import Service, free_port, wait_until, write_checkpoint
+from tests.e2e.service import Service, free_port, wait_until
+from tests.tiny import write_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A service on a Ray cluster of its own, deployed from the same configuration as `serve run` takes."""
 
 import base64
-import json
 import socket
 import time
 from collections.abc import Callable
@@ -15,19 +14,7 @@ from ray.serve._private.client import ServeControllerClient
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from engine.families.sd1 import ARCHITECTURE_KEY
-from tests.engine.conftest import TINY_TEXT, TINY_UNET, TINY_VAE, tiny_modules
-from tools.ldm_layout import export_ldm
-
 SECRET = "secret-of-the-tests"
-
-
-def write_checkpoint(path: Path, seed: int) -> Path:
-    """A tiny random checkpoint in the layout of published files."""
-    unet, vae, text_encoder = tiny_modules(seed)
-    sizes = {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}
-    export_ldm(path, unet, vae, text_encoder, metadata={ARCHITECTURE_KEY: json.dumps(sizes)})
-    return path
 
 
 def free_port() -> int:

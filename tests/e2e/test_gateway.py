@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.service import SECRET, Service, checkpoint_app, free_port, wait_until, write_checkpoint
+from tests.e2e.service import SECRET, Service, checkpoint_app, free_port, wait_until
+from tests.tiny import write_checkpoint
 
 pytestmark = pytest.mark.ray
 

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 import yaml
 
-from tests.e2e.service import checkpoint_app, free_port, wait_until, write_checkpoint
+from tests.e2e.service import checkpoint_app, free_port, wait_until
+from tests.tiny import write_checkpoint
 
 pytestmark = pytest.mark.ray
 

@@ -1,37 +1,32 @@
 """Files in the original layout: loaded whole or refused with the reason, never half."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import assemble, load_checkpoint
-from engine.families.sd1 import ARCHITECTURE_KEY
 from engine.prompts import parse
 from engine.protocol import CheckpointError
-from tests.engine.conftest import TINY_TEXT, TINY_UNET, TINY_VAE, tiny_modules
-from tools.ldm_layout import export_ldm
-
-ARCHITECTURE = json.dumps({"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT})
+from tests.tiny import tiny_modules, write_checkpoint
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
-    export_ldm(path, *tiny_modules(), dtype=torch.float32, metadata={ARCHITECTURE_KEY: ARCHITECTURE})
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny.safetensors", dtype=torch.float32)
 
 
 def rewritten(file: Path, target: Path, drop: str = "", rename: tuple[str, str] = ("", "")) -> Path:
-    weights = {
-        name.replace(*rename): tensor
-        for name, tensor in load_file(file).items()
-        if not (drop and name.startswith(drop))
-    }
-    save_file(weights, target, metadata={ARCHITECTURE_KEY: ARCHITECTURE})
+    with safe_open(file, framework="pt") as opened:
+        weights = {
+            name.replace(*rename): opened.get_tensor(name)
+            for name in opened.keys()  # noqa: SIM118
+            if not (drop and name.startswith(drop))
+        }
+        save_file(weights, target, metadata=opened.metadata())
     return target
 
 

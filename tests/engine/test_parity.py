@@ -12,7 +12,7 @@ from engine.checkpoint import assemble
 from engine.engine import Engine
 from engine.protocol import Job
 from engine.tokenizer import load_tokenizer
-from tests.engine.conftest import tiny_modules
+from tests.tiny import tiny_modules
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
