@@ -15,6 +15,9 @@ MEAN_BIAS = 0.3
 """Initial bias of the text encoder's last norm. Prompt weights are normalised by the mean of the
 conditioning, so that mean must stay away from 0."""
 
+INITIAL_LOG_VARIANCE = -6.0
+"""Of the autoencoder's posterior; with 0 its noise drowns the latents when training begins."""
+
 UNET: dict[str, Any] = {
     "sample_size": 32,
     "block_out_channels": [32, 64, 96, 96],
@@ -34,9 +37,9 @@ UNET: dict[str, Any] = {
 
 VAE: dict[str, Any] = {
     "sample_size": 256,
-    "block_out_channels": [16, 32, 32, 64],
+    "block_out_channels": [16, 16, 32, 64],
     "layers_per_block": 1,
-    "norm_num_groups": 8,
+    "norm_num_groups": 2,
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "latent_channels": 4,
@@ -72,12 +75,63 @@ def metadata() -> dict[str, str]:
 
 def build_unet(config: dict[str, Any] = UNET) -> UNet2DConditionModel:
     """A UNet with random weights; latents (n, 4, h, w), conditioning (n, tokens, 64)."""
-    return UNet2DConditionModel(**copy.deepcopy(config))
+    unet = UNet2DConditionModel(**copy.deepcopy(config))
+    _carry_noise(unet)
+    return unet
+
+
+@torch.no_grad()
+def _carry_noise(unet: UNet2DConditionModel) -> None:
+    """Starts a UNet with x as its estimate of ε, which is nearly right where noise is strong.
+
+    x and -x go in as the first eight channels, by the outermost skip connection to the last
+    block, and out as silu(x) - silu(-x), which is x.
+    """
+    last = unet.up_blocks[-1].resnets[-1]
+    width, x = unet.config.block_out_channels[0], torch.arange(4)
+    unet.conv_in.weight[:8] = 0
+    unet.conv_in.bias[:8] = 0
+    unet.conv_in.weight[x, x, 1, 1] = 1
+    unet.conv_in.weight[x + 4, x, 1, 1] = -1
+    both = torch.arange(8)
+    last.conv2.weight.zero_()
+    last.conv_shortcut.weight[:8] = 0
+    last.conv_shortcut.bias[:8] = 0
+    last.conv_shortcut.weight[both, both + width] = 1
+    unet.conv_out.weight *= 0.1
+    unet.conv_out.weight[x, x, 1, 1] += 1
+    unet.conv_out.weight[x, x + 4, 1, 1] -= 1
 
 
 def build_vae(config: dict[str, Any] = VAE) -> AutoencoderKL:
     """An autoencoder with random weights; pictures (n, 3, 8h, 8w) in [-1, 1]."""
-    return AutoencoderKL(in_channels=3, out_channels=3, **copy.deepcopy(config))
+    vae = AutoencoderKL(in_channels=3, out_channels=3, **copy.deepcopy(config))
+    _carry_colours(vae)
+    return vae
+
+
+@torch.no_grad()
+def _carry_colours(vae: AutoencoderKL) -> None:
+    """Starts an autoencoder as plain averaging down and repeating up, beside what it learns.
+
+    With random weights the colours of flat pictures take thousands of steps to get through.
+    """
+    vae.quant_conv.bias[vae.config.latent_channels :] = INITIAL_LOG_VARIANCE
+    for name, module in vae.named_modules():
+        if not isinstance(module, torch.nn.Conv2d):
+            continue
+        same = torch.arange(min(module.weight.shape[:2]))
+        if name.endswith("conv2"):
+            module.weight.zero_()
+        elif "downsamplers" in name:
+            module.weight *= 0.3
+            module.weight[same, same, :2, :2] += 0.25
+        elif "upsamplers" in name:
+            module.weight *= 0.3
+            module.weight[same, same, 1, 1] += 1
+        elif name.endswith(("conv_in", "conv_shortcut")):
+            middle = module.weight.shape[-1] // 2
+            module.weight[same, same, middle, middle] += 1
 
 
 def build_text_encoder(config: dict[str, Any] = TEXT_ENCODER) -> CLIPTextModel:

@@ -41,6 +41,16 @@ STYLES = ("filled", "outline", "striped")
 PAIR_SIZES: dict[str, float] = {"small": 0.11, "medium": 0.17, "large": 0.21}
 """Radii where two shapes share a picture."""
 
+CORNERS: dict[str, Points] = {
+    "square": [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)],
+    "triangle": [(0.0, -0.95), (1.0, 0.85), (-1.0, 0.85)],
+    "diamond": [(0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)],
+    "cross": [
+        (-0.34, -0.97), (0.34, -0.97), (0.34, -0.34), (0.97, -0.34), (0.97, 0.34), (0.34, 0.34),
+        (0.34, 0.97), (-0.34, 0.97), (-0.34, 0.34), (-0.97, 0.34), (-0.97, -0.34), (-0.34, -0.34),
+    ],
+}  # fmt: skip
+
 OUTLINE = 0.26
 """Thickness of an outlined shape's line, as a share of its radius."""
 
@@ -81,24 +91,11 @@ class Placed:
 
 def polygon(shape: str) -> Points | None:
     """Corners of a shape inside the square [-1, 1]², y downwards; None for the round ones."""
-    match shape:
-        case "square":
-            return [(-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)]
-        case "triangle":
-            return [(0.0, -0.95), (1.0, 0.85), (-1.0, 0.85)]
-        case "diamond":
-            return [(0.0, -1.0), (0.8, 0.0), (0.0, 1.0), (-0.8, 0.0)]
-        case "cross":
-            a, b = 0.34, 0.97
-            return [
-                (-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a),
-                (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a),
-            ]  # fmt: skip
-        case "star":
-            return [_polar(1.05 if i % 2 == 0 else 0.42, i * math.pi / 5) for i in range(10)]
-        case "heart":
-            return [_heart(i * 2 * math.pi / 48) for i in range(48)]
-    return None
+    if shape == "star":
+        return [_polar(1.05 if i % 2 == 0 else 0.42, i * math.pi / 5) for i in range(10)]
+    if shape == "heart":
+        return [_heart(i * 2 * math.pi / 48) for i in range(48)]
+    return CORNERS.get(shape)
 
 
 def _polar(radius: float, angle: float) -> tuple[float, float]:
@@ -164,12 +161,12 @@ def _fill(mask: Image.Image, shape: str, at: Placed, scale: float, value: int) -
 def _hollow(mask: Image.Image, shape: str, at: Placed) -> None:
     """Leaves a line of the shape: a smaller copy about its middle is cut out."""
     if shape == "ring":
-        _fill(mask, "circle", at, 0.90, 0)
+        _fill(mask, "circle", at, 0.82, 0)
         _fill(mask, "circle", at, RING_HOLE, 255)
-        _fill(mask, "circle", at, RING_HOLE - 0.10, 0)
+        _fill(mask, "circle", at, RING_HOLE - 0.18, 0)
         return
     middle = {"triangle": 0.30, "star": 0.06, "heart": -0.08}.get(shape, 0.0)
-    scale = 1 - OUTLINE * {"triangle": 1.55, "star": 1.6, "cross": 1.0}.get(shape, 1.0)
+    scale = 1 - OUTLINE * {"triangle": 1.7, "star": 1.7, "diamond": 1.4}.get(shape, 1.0)
     shifted = replace(at, y=at.y + middle * at.radius * (1 - scale))
     if shape == "cross":
         _hollow_cross(mask, at)
@@ -179,17 +176,17 @@ def _hollow(mask: Image.Image, shape: str, at: Placed) -> None:
 
 def _hollow_cross(mask: Image.Image, at: Placed) -> None:
     draw = ImageDraw.Draw(mask)
-    long, thin = 0.97 - 0.17, 0.34 - 0.17
+    long, thin = 0.97 - 0.21, 0.34 - 0.21
     for x, y in ((long, thin), (thin, long)):
         box = (at.x - x * at.radius, at.y - y * at.radius)
         draw.rectangle((*box, at.x + x * at.radius, at.y + y * at.radius), fill=0)
 
 
 def _stripe(mask: Image.Image, at: Placed) -> None:
-    """Cuts four horizontal gaps out of a shape."""
+    """Cuts two horizontal gaps out of a shape, which leaves three bars."""
     draw = ImageDraw.Draw(mask)
-    pitch = at.radius * 2 / 4.5
-    for i in range(5):
+    pitch = at.radius * 2 / 2.5
+    for i in range(2):
         top = at.y - at.radius + pitch * (i + 0.5)
         draw.rectangle((0, top, mask.width, top + pitch * 0.5), fill=0)
 
@@ -228,9 +225,7 @@ def random_scene(rng: random.Random, style: str = "filled") -> Scene:
 
 
 def _pair(rng: random.Random, colours: list[str]) -> tuple[Thing, ...]:
-    sizes = [
-        "medium" if rng.random() < 0.7 else rng.choice(list(PAIR_SIZES)) for _ in range(2)
-    ]
+    sizes = ["medium" if rng.random() < 0.7 else rng.choice(list(PAIR_SIZES)) for _ in range(2)]
     things = [Thing(rng.choice(SHAPES), rng.choice(colours), size) for size in sizes]
     which = rng.randrange(2)
     things[which] = replace(things[which], area=_area(rng, 0.3))
@@ -249,7 +244,7 @@ def training_scene(rng: random.Random, style: str = "filled") -> Scene:
     return scene
 
 
-def test_scene(rng: random.Random, style: str = "filled") -> Scene:
+def held_out_scene(rng: random.Random, style: str = "filled") -> Scene:
     """A scene kept from training, with every thing at its plain size."""
     while True:
         scene = random_scene(rng, style)
@@ -267,9 +262,7 @@ def clutter(width: int, height: int, rng: random.Random) -> Image.Image:
         ramp = Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize(size)
         picture.paste(_any_colour(rng), (0, 0), ramp)
     for _ in range(rng.randint(1, 8)):
-        at = Placed(
-            rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(0.05, 0.4) * min(size)
-        )
+        at = Placed(rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(0.05, 0.4) * min(size))
         mask = shape_mask(rng.choice(SHAPES), rng.choice(STYLES), size, at)
         picture.paste(_any_colour(rng), (0, 0), mask)
     return picture.reduce(factor)
