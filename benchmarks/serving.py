@@ -187,7 +187,7 @@ def baseline(kind: str, checkpoint: Path) -> Iterator[System]:
     command += ["--checkpoint", str(checkpoint), "--port", str(PORTS[kind])]
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        yield System(kind, wait_ready(PORTS[kind], process), "", psutil.Process(process.pid))
+        yield System(kind, wait_ready(PORTS[kind], process), "unused", psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(30)
@@ -272,7 +272,7 @@ def summary(results: Sequence[Measurement], psnr: float, args: argparse.Namespac
         f"{machine()}",
         "",
         f"Checkpoint `{args.checkpoint.name}`, {args.size}×{args.size}, {args.requests} requests a phase, "
-        f"{args.repeats} repeats, medians. Steps 8, 12, 20 or 30, six samplers, guidance 3 to 9, all "
+        f"medians of {args.repeats}. Steps 8, 12, 20 or 30, six samplers, guidance 3 to 9, all "
         "mixed. All servers were up at once and loaded in turns. Output check: our picture against the "
         f"baselines', same seed, Euler, {psnr:.1f} dB PSNR.",
         "",
