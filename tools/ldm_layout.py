@@ -61,6 +61,7 @@ def export_ldm(
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     new = path.with_name(path.name + ".new")
     save_file(tensors, new, metadata=dict(metadata or {}))
+    new.chmod(0o644)
     new.replace(path)
 
 

@@ -16,6 +16,9 @@ Mask = NDArray[np.bool_]
 GRID = 48
 """Masks are compared at this many pixels a side, cut to their bounding boxes."""
 
+LARGEST = 256
+"""Larger pictures are averaged down to this many pixels before they are read."""
+
 NAMES = tuple(COLOURS)
 PALETTE: Pixels = np.array([COLOURS[name] for name in NAMES], dtype=np.float32)
 
@@ -32,7 +35,8 @@ class Seen:
 
 def look(picture: Image.Image, things: int, style: str = "filled") -> Seen:
     """Reads a picture of one thing, or of two, which are looked for in its halves."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    shrink = max(1, min(picture.size) // LARGEST)
+    pixels = np.asarray(picture.convert("RGB").reduce(shrink), dtype=np.float32)
     background = background_of(pixels)
     halves = [pixels] if things == 1 else np.array_split(pixels, 2, axis=1)
     colours, shapes, areas = [], [], []
