@@ -98,12 +98,11 @@ def test_adding_a_checkpoint_restarts_nothing(service: Service, before_other: di
 @pytest.mark.usefixtures("before_other")
 def test_a_full_replica_turns_jobs_away_and_still_shows_its_metrics(service: Service) -> None:
     """One job runs, one waits, the third is too many."""
+    body = LONG | OTHER | {"steps": 60}
     with ThreadPoolExecutor() as pool:
-        calls = [
-            pool.submit(service.client.post, "/sdapi/v1/txt2img", json=LONG | OTHER | {"steps": 60})
-            for _ in range(3)
-        ]
+        calls = [pool.submit(service.client.post, "/sdapi/v1/txt2img", json=body)]
         wait_until(lambda: service.metric("atelier_rows_running", checkpoint="other") == 1)
+        calls += [pool.submit(service.client.post, "/sdapi/v1/txt2img", json=body) for _ in range(2)]
         started = time.monotonic()
         assert service.metric("atelier_rows_running", checkpoint="other") == 1
         assert time.monotonic() - started < 1.5
