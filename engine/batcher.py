@@ -10,7 +10,8 @@ class Waiting:
     """A row's pending operation, as far as policy needs to know it.
 
     `width`: model rows it takes in a call (a guided evaluation takes two). `remaining`: evaluations the
-    row still needs, known exactly. `priority`: smaller runs earlier.
+    row still needs, known exactly. `priority`: smaller runs earlier. `max_rows`: the most model rows of a
+    call of this key, where that is fewer than the batcher's.
     """
 
     row: int
@@ -18,14 +19,16 @@ class Waiting:
     width: int
     remaining: int
     priority: int = 0
+    max_rows: int | None = None
 
 
 class Batcher:
     """Chooses, among waiting operations, the ones that share the next call.
 
-    The key whose oldest operation waits longest goes first, so no key starves. Within it, priority
-    decides, then fewest remaining evaluations, where every call that an operation had to sit out counts
-    `ageing` evaluations in its favour, so no row starves either.
+    The key whose oldest operation waits longest, since it came or since its key last had a turn, goes
+    first, so no key starves. Within it, priority decides, then fewest remaining evaluations, where every
+    call that an operation had to sit out counts `ageing` evaluations in its favour, so no row starves
+    either.
     """
 
     def __init__(self, max_rows: int, *, ageing: float = 1.0) -> None:
@@ -62,13 +65,14 @@ class Batcher:
         """
         if not self._waiting:
             return []
-        key = min(self._waiting.values(), key=lambda entry: entry[0])[1].key
-        ranked = sorted(self._of(key), key=self._rank)
+        _, oldest = min(self._waiting.values(), key=lambda entry: entry[0])
+        ranked = sorted(self._of(oldest.key), key=self._rank)
         chosen: list[int] = []
-        room = self.limit_of(key)
+        room = min(self.limit_of(oldest.key), oldest.max_rows or self._max_rows)
         for _, operation in ranked:
             if chosen and operation.width > room:
                 self._skipped[operation.row] = self._skipped.get(operation.row, 0) + 1
+                self.put(operation)  # behind the other keys: this one has had its turn
                 continue
             chosen.append(operation.row)
             room -= operation.width

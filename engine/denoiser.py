@@ -1,7 +1,6 @@
 """(x, σ, conditioning) -> denoised: scalings, ε-prediction, guidance, the one UNet call."""
 
 from collections.abc import Sequence
-from math import lcm
 
 import numpy as np
 import torch
@@ -41,11 +40,12 @@ class Denoiser:
         sigmas = self._column(sigma)
         scaled = latents / (sigmas**2 + 1).sqrt()
         timesteps = torch.from_numpy(self.levels.timestep(np.array([sigma[row] for row in rows])))
-        contexts = [*cond, *(u for u in uncond if u is not None)]
+        context, mask = _stacked([*cond, *(u for u in uncond if u is not None)])
         epsilon = self._unet(
             scaled[rows].to(self._dtype),
             timesteps.to(self.device, torch.float32),
-            encoder_hidden_states=_stacked(contexts),
+            encoder_hidden_states=context,
+            encoder_attention_mask=mask,
             return_dict=False,
         )[0].float()
         e = epsilon[: len(x)]
@@ -63,10 +63,14 @@ class Denoiser:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None, None]
 
 
-def _stacked(contexts: Sequence[Tensor]) -> Tensor:
-    """Contexts of different lengths, repeated to their least common multiple.
+def _stacked(contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Contexts (tokens, channels) as one tensor, and which of its tokens are real where lengths differ.
 
-    softmax over keys that all occur n times is the same average of values, so this is exact.
+    Attention gives padding a weight of exactly 0, so a row does not depend on its neighbours' lengths.
     """
-    length = lcm(*(len(context) for context in contexts))
-    return torch.stack([context.repeat(length // len(context), 1) for context in contexts])
+    lengths = [len(context) for context in contexts]
+    if len(set(lengths)) == 1:
+        return torch.stack(list(contexts)), None
+    padded = nn.utils.rnn.pad_sequence(list(contexts), batch_first=True)
+    positions = torch.arange(max(lengths), device=padded.device)
+    return padded, positions < torch.tensor(lengths, device=padded.device)[:, None]

@@ -59,13 +59,11 @@ class Engine:
         program: Callable[[Job, LoadedCheckpoint], Program] = txt2img,
     ) -> None:
         self.checkpoint = checkpoint
-        self._max_rows = max_rows
         self._on_step = on_step
         self._program = program
         self._batcher = Batcher(max_rows)
         self._rows: dict[int, Row] = {}
         self._ids = count()
-        self._left: list[Finished] = []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,10 +74,17 @@ class Engine:
         return sum(row.started is not None for row in list(self._rows.values()))
 
     def add(self, job: Job) -> int:
-        """Admit a job and return its row; it joins the next step. Raises InvalidJob before any work."""
+        """Admit a job and return its row; it joins the next step.
+
+        Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
+        """
         program = self._program(job, self.checkpoint)
+        try:
+            operation = next(program)
+        except Exception as error:
+            raise _own_failure(error, "first step") from None
         now = time.monotonic()
-        row = Row(next(self._ids), job, program, added=now, operation=next(program), asked=now)
+        row = Row(next(self._ids), job, program, added=now, operation=operation, asked=now)
         self._rows[row.id] = row
         self._enqueue(row)
         return row.id
@@ -103,10 +108,10 @@ class Engine:
         ran = time.monotonic()
         operation = batch[0].operation.name
         rows = sum(row.operation.width for row in batch)
-        for row, result in zip(batch, results, strict=True):
+        for row in batch:
             row.spent[operation] = row.spent.get(operation, 0.0) + ran - row.asked
             row.evaluations += operation == "evaluate"
-            self._resume(row, result)
+        resumed = [self._resume(row, result) for row, result in zip(batch, results, strict=True)]
         self._on_step(
             StepStats(
                 operation=operation,
@@ -118,13 +123,10 @@ class Engine:
                 waiting=len(self._rows) - self.running,
             )
         )
-        left, self._left = self._left, []
-        return left
+        return [left for left in resumed if left is not None]
 
     def _enqueue(self, row: Row) -> None:
         op = row.operation
-        if op.max_rows is not None:
-            self._batcher.limit(op.key, op.max_rows)
         self._batcher.put(
             Waiting(
                 row=row.id,
@@ -132,27 +134,28 @@ class Engine:
                 width=op.width,
                 remaining=op.remaining,
                 priority=row.job.priority,
+                max_rows=op.max_rows,
             )
         )
 
-    def _resume(self, row: Row, result: object) -> None:
-        """Give a row its result and queue what it asks for next; end it where it ends."""
+    def _resume(self, row: Row, result: object) -> Finished | None:
+        """Give a row its result and queue what it asks for next, or let it leave where it ends."""
         try:
             if isinstance(result, AtelierError):
                 row.operation = row.program.throw(result)
             else:
                 row.operation = row.program.send(result)
         except StopIteration as finished:
-            self._leave(row, finished.value)
-        except AtelierError as error:
-            self._leave(row, error)
-        else:
-            row.asked = time.monotonic()
-            self._enqueue(row)
+            return self._leave(row, finished.value)
+        except Exception as error:
+            return self._leave(row, _own_failure(error, "program"))
+        row.asked = time.monotonic()
+        self._enqueue(row)
+        return None
 
-    def _leave(self, row: Row, outcome: Picture | AtelierError) -> None:
+    def _leave(self, row: Row, outcome: Picture | AtelierError) -> Finished:
         del self._rows[row.id]
-        self._left.append(Finished(row, outcome))
+        return Finished(row, outcome)
 
     def _run(self, batch: Sequence[Operation]) -> Sequence[object]:
         """One result each; an error in the place of the result of an operation that fails even alone.
@@ -162,20 +165,26 @@ class Engine:
         """
         try:
             return type(batch[0]).run(self.checkpoint, batch)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            if len(batch) == 1:
-                return [OutOfMemory(f"the picture does not fit in the device's memory ({_what(error)})")]
-            self._batcher.limit(batch[0].key, sum(op.width for op in batch) // 2)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
+            failure = _own_failure(error, f"{batch[0].name} operation")
             if len(batch) == 1:
-                logger.exception("operation %s failed", batch[0].name)
-                return [JobFailed(f"the {batch[0].name} operation failed ({_what(error)})")]
+                return [failure]
+        if isinstance(failure, OutOfMemory):
+            torch.cuda.empty_cache()
+            self._batcher.limit(batch[0].key, sum(op.width for op in batch) // 2)
         middle = len(batch) // 2
         return [*self._run(batch[:middle]), *self._run(batch[middle:])]
 
 
-def _what(error: Exception) -> str:
-    return type(error).__name__
+def _own_failure(error: Exception, where: str) -> AtelierError:
+    """The protocol's error for what went wrong inside a row. Raises what is no row's fault again."""
+    match error:
+        case AtelierError():
+            return error
+        case torch.OutOfMemoryError():
+            return OutOfMemory("the picture does not fit in the device's memory")
+        case torch.AcceleratorError():
+            raise error
+        case _:
+            logger.error("the %s failed", where, exc_info=error)
+            return JobFailed(f"the {where} failed ({type(error).__name__})")

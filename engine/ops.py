@@ -6,7 +6,6 @@ one result each, in order.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import lcm
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -18,8 +17,6 @@ from engine.prompts import Prompt
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
-
-_SHARED_CHUNKS = 12
 
 
 class Operation(Protocol):
@@ -78,15 +75,8 @@ class Evaluate:
 
     @property
     def key(self) -> Hashable:
-        """Latent shape and conditioning class; settings and prompts never belong to it.
-
-        Contexts of different lengths are repeated to their least common multiple, which changes nothing
-        in attention; lengths of 1, 2, 3, 4, 6 chunks share, longer ones keep to themselves.
-        """
-        chunks = len(self.cond) // 77
-        if self.uncond is not None:
-            chunks = lcm(chunks, len(self.uncond) // 77)
-        return self.name, tuple(self.x.shape), 0 if _SHARED_CHUNKS % chunks == 0 else chunks
+        """The latent's shape; settings and prompts, whatever their length, never belong to it."""
+        return self.name, tuple(self.x.shape)
 
     @property
     def width(self) -> int:

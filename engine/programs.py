@@ -11,7 +11,7 @@ from engine.ops import Decode, Encode, Evaluate, Operation, Picture
 from engine.prompts import parse
 from engine.protocol import InvalidJob, Job
 from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
-from engine.schedules import SCHEDULES, NoiseLevels, ddim
+from engine.schedules import SCHEDULES, TRAIN_STEPS, NoiseLevels, ddim
 
 Program = Generator[Operation, Any, Picture]
 
@@ -71,6 +71,8 @@ def _sigmas(job: Job, sampler: Sampler, levels: NoiseLevels) -> Sequence[float]:
     if job.steps < 1:
         raise InvalidJob(f"steps is {job.steps}; at least 1 is needed")
     if sampler.walks_timesteps:
+        if job.steps > TRAIN_STEPS:
+            raise InvalidJob(f"steps is {job.steps}; {job.sampler} has {TRAIN_STEPS} at most")
         return ddim(levels, job.steps)
     if job.schedule not in SCHEDULES:
         raise InvalidJob(f"schedule {job.schedule!r} is not one of {', '.join(SCHEDULES)}")

@@ -20,6 +20,29 @@ def test_key_whose_oldest_waits_longest_goes_first() -> None:
     assert batcher.next() == []
 
 
+def test_crowded_key_does_not_keep_others_waiting() -> None:
+    """More rows of one key than fit, for ever: every other key still gets its turn in between."""
+    batcher = Batcher(2)
+    for row in range(6):
+        batcher.put(waiting(row, "crowded", remaining=50))
+    batcher.put(waiting(9, "lonely"))
+    turns = []
+    for _ in range(4):
+        chosen = batcher.next()
+        turns.append(chosen)
+        for row in chosen:
+            batcher.put(waiting(row, "lonely" if row == 9 else "crowded", remaining=50))
+    assert [9] in turns[:2]
+    assert turns.count([9]) == 2
+
+
+def test_operations_may_have_a_smaller_limit_of_their_own() -> None:
+    batcher = Batcher(8)
+    for row in range(3):
+        batcher.put(Waiting(row=row, key="decode", width=1, remaining=0, max_rows=2))
+    assert [batcher.next(), batcher.next()] == [[0, 1], [2]]
+
+
 def test_short_remaining_goes_first_when_not_all_fit() -> None:
     batcher = Batcher(2)
     for row, remaining in enumerate([30, 5, 20, 1]):

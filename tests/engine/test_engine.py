@@ -221,6 +221,32 @@ def test_operation_that_raises_fails_its_own_row_only(
     assert sum(isinstance(o, np.ndarray) for o in outcomes.values()) == 3
 
 
+def test_error_inside_a_program_fails_its_own_row_only(
+    checkpoint: LoadedCheckpoint, make_job: MakeJob
+) -> None:
+    def spoil(job: Job, operation: ops.Operation, result: Any) -> Any:
+        return "no tensor" if job.seed == 13 and operation.name == "evaluate" else result
+
+    engine = Engine(checkpoint, program=altered(spoil))
+    bad, good = (engine.add(make_job(id=str(seed), seed=seed)) for seed in (13, 14))
+    outcomes = {d.row.id: d.outcome for d in run_all(engine)}
+    error = outcomes[bad]
+    assert isinstance(error, JobFailed)
+    assert "no tensor" not in error.message
+    assert isinstance(outcomes[good], np.ndarray)
+
+
+def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+    def broken(job: Job, checkpoint: LoadedCheckpoint) -> Program:
+        raise ZeroDivisionError
+        yield
+
+    engine = Engine(checkpoint, program=broken)
+    with pytest.raises(JobFailed, match="ZeroDivisionError"):
+        engine.add(make_job())
+    assert len(engine) == 0
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on(
     checkpoint: LoadedCheckpoint, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +289,13 @@ def test_out_of_memory_alone_fails_the_job_only(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sampler": "PLMS"}, {"schedule": "beta"}, {"steps": 0}, {"prompt": "a <lora:x:1>"}],
+    [
+        {"sampler": "PLMS"},
+        {"schedule": "beta"},
+        {"steps": 0},
+        {"steps": 1001, "sampler": "DDIM"},
+        {"prompt": "a <lora:x:1>"},
+    ],
 )
 def test_impossible_job_is_refused_before_any_work(
     checkpoint: LoadedCheckpoint, make_job: MakeJob, changes: dict[str, Any]
