@@ -20,8 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from engine import codec
-from engine.checkpoint import _read
+from engine import checkpoint, codec
 from engine.families import sd1
 from engine.tokenizer import load_tokenizer
 
@@ -57,7 +56,7 @@ class Pipeline:
     """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout."""
 
     def __init__(self, path: Path) -> None:
-        unet, vae, text_encoder = sd1.build(*_read(path))
+        unet, vae, text_encoder = sd1.build(*checkpoint.read(path))
         for module in (unet, vae, text_encoder):
             torch.nn.Module.to(module.eval().requires_grad_(False), torch.float32)
         tokenizer = load_tokenizer()

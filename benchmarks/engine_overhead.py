@@ -16,26 +16,25 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from benchmarks.serving import RESULTS, machine
-from engine.checkpoint import DTYPES, LoadedCheckpoint, assemble, load_checkpoint
+from engine.checkpoint import DTYPES, assemble, read
 from engine.engine import Engine
 from engine.families import sd1
 from engine.protocol import SAMPLERS, Job, StepStats
 
+Modules = tuple[nn.Module, nn.Module, nn.Module]
+"""UNet, VAE, text encoder."""
 
-def full_size(device: torch.device, dtype: torch.dtype) -> LoadedCheckpoint:
+
+def full_size() -> Modules:
     """SD 1.5's architecture with random weights."""
-    return assemble(
-        UNet2DConditionModel(**sd1.UNET),
-        AutoencoderKL(**sd1.VAE),
-        CLIPTextModel(CLIPTextConfig(**sd1.TEXT_ENCODER)),
-        device=device,
-        dtype=dtype,
-    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(**sd1.TEXT_ENCODER))
+    return UNet2DConditionModel(**sd1.UNET), AutoencoderKL(**sd1.VAE), text_encoder
 
 
 def jobs(count: int, size: int, longest: int) -> list[Job]:
@@ -83,17 +82,16 @@ class Timed:
         setattr(module, method, timed)
 
 
-def measure(name: str, checkpoint: LoadedCheckpoint, work: list[Job], max_rows: int) -> str:
+def measure(
+    name: str, modules: Modules, work: list[Job], max_rows: int, device: torch.device, dtype: torch.dtype
+) -> str:
     steps: list[StepStats] = []
+    checkpoint = assemble(*modules, device=device, dtype=dtype)
     warm = Engine(checkpoint, max_rows=max_rows)
     warm.add(work[1])
     while len(warm):
         warm.step()
-    unet = Timed(checkpoint.denoiser._unet)
-    others = [
-        Timed(checkpoint.decoder._vae, "decode"),
-        Timed(checkpoint.conditioner._text_encoder, "hidden_states"),
-    ]
+    unet, *others = Timed(modules[0]), Timed(modules[1], "decode"), Timed(modules[2])
     engine = Engine(checkpoint, max_rows=max_rows, on_step=steps.append)
     began = time.perf_counter()
     for job in work:
@@ -124,7 +122,7 @@ def main() -> None:
     parser.add_argument("--full-steps", type=int, default=6)
     args = parser.parse_args()
     device, dtype = torch.device(args.device), DTYPES[args.dtype]
-    demo = load_checkpoint(args.demo, device=args.device, dtype=args.dtype)
+    demo = sd1.build(*read(args.demo))
     table = [
         f"# Engine overhead, {date.today()}, {args.device}, {args.dtype}",
         "",
@@ -133,12 +131,14 @@ def main() -> None:
         "| model | jobs | calls | mean rows | UNet / wall | UNet / evaluate steps | all models / wall "
         "| ms per call outside the UNet |",
         "|---|---|---|---|---|---|---|---|",
-        measure("demo, 256 px", demo, jobs(args.jobs, 256, 20), 32),
+        measure("demo, 256 px", demo, jobs(args.jobs, 256, 20), 32, device, dtype),
         measure(
             f"SD 1.5 full size, random weights, {args.full_size} px",
-            full_size(device, dtype),
+            full_size(),
             jobs(4, args.full_size, args.full_steps),
             8,
+            device,
+            dtype,
         ),
     ]
     text = "\n".join(table) + "\n"

@@ -21,6 +21,7 @@ import yaml
 from click import Abort
 from pydantic import BaseModel
 
+from deployments.access import settings_of
 from deployments.config import GATEWAY, CheckpointConfig, GatewayConfig, Offer
 
 BUILDERS: dict[str, type[BaseModel]] = {
@@ -59,6 +60,7 @@ def main() -> int:
         path = with_port(config, path, os.environ.get("PORT"))
         refuse_taken_port(*address(config))
         key = local_key(gateway)
+        settings_of(gateway, bind_host=address(config)[0])
     except (OSError, yaml.YAMLError, ValueError) as error:
         sys.stderr.write(f"{path}: {error}\n")
         return 2

@@ -57,7 +57,7 @@ def load_checkpoint(path: Path, *, device: str = "auto", dtype: str = "auto") ->
     Raises CheckpointError with the reason, without the path.
     """
     target = _device(device)
-    unet, vae, text_encoder = sd1.build(*_read(path))
+    unet, vae, text_encoder = sd1.build(*read(path))
     return assemble(unet, vae, text_encoder, device=target, dtype=_dtype(dtype, target), sha256=_sha256(path))
 
 
@@ -83,7 +83,8 @@ def assemble(
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors and its header's metadata. Raises CheckpointError, without the path."""
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path.name} is not a .safetensors file; no other kind is loaded")
     if not path.is_file():

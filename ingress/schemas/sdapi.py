@@ -12,7 +12,7 @@ from ingress.settings import CompatVersion
 MAX_NESTING = 32
 """Of objects and lists inside one field."""
 MAX_VALUES = 10_000
-"""On one level of nesting inside one field. Looking at each costs 0.2 µs of everybody's time."""
+"""On one level of nesting inside one field: looking at each of them costs everybody's time."""
 
 NEWER_FIELDS = frozenset({"scheduler", "firstpass_image", "hr_scheduler", "force_task_id", "infotext"})
 """Fields that v1.7.0 does not know, and so does not echo."""

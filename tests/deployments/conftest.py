@@ -1,30 +1,9 @@
-import math
-
 import pytest
 
 from engine.protocol import Job
+from tests.jobs import make_job
 
 
 @pytest.fixture
 def job() -> Job:
-    return Job(
-        id="job",
-        checkpoint="demo",
-        prompt="a red circle",
-        negative_prompt="",
-        seed=1,
-        width=64,
-        height=64,
-        steps=4,
-        guidance_scale=5.0,
-        sampler="Euler",
-        schedule="karras",
-        eta=1.0,
-        s_churn=0.0,
-        s_tmin=0.0,
-        s_tmax=math.inf,
-        s_noise=1.0,
-        eta_noise_seed_delta=0,
-        clip_skip=1,
-        infotext="a red circle\nSteps: 4",
-    )
+    return make_job()

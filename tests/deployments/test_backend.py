@@ -1,6 +1,7 @@
 import asyncio
 import pickle
 from collections.abc import Awaitable, Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,8 +191,7 @@ async def test_a_failed_deployment_is_unavailable(job: Job) -> None:
 @pytest.mark.parametrize("checkpoint", ["gone", "unheard-of"])
 async def test_an_absent_checkpoint_is_answered_without_a_call(checkpoint: str, job: Job) -> None:
     made, handle = backend(NEVER)
-    absent = Job(**{name: getattr(job, name) for name in job.__slots__} | {"checkpoint": checkpoint})
-    error = await raised(asyncio.wait_for(made.run(absent), 1))
+    error = await raised(asyncio.wait_for(made.run(replace(job, checkpoint=checkpoint)), 1))
     assert isinstance(error, Unavailable)
     assert not handle.sent
 

@@ -89,6 +89,19 @@ def test_a_taken_port_is_refused() -> None:
             serve.refuse_taken_port(*other.getsockname())
 
 
+def test_a_service_open_to_the_network_is_refused_before_it_starts(
+    config: Yaml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    application(config, "gateway")["args"] = {"auth": "off"}
+    config["http_options"] = {"host": "0.0.0.0", "port": 0}
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("sys.argv", ["serve", str(path)])
+    monkeypatch.delenv("PORT", raising=False)
+    assert serve.main() == 2
+    assert "auth: off is for a loopback address" in capsys.readouterr().err
+
+
 def test_the_key_of_this_machine_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     gateway = GatewayConfig(keys_file=tmp_path / "new" / "keys")
     key = serve.local_key(gateway)

@@ -3,6 +3,8 @@
 import torch
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.denoiser import Denoiser
+from engine.schedules import scaled_linear
 
 
 def latent(seed: int) -> torch.Tensor:
@@ -39,16 +41,14 @@ def test_row_does_not_depend_on_the_length_of_a_neighbours_prompt(checkpoint: Lo
 
 
 @torch.inference_mode()
-def test_unet_sees_scaled_latents_and_fractional_timesteps(checkpoint: LoadedCheckpoint) -> None:
+def test_unet_sees_scaled_latents_and_fractional_timesteps() -> None:
+    class Ones(torch.nn.Linear):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, **_: object) -> tuple[torch.Tensor]:  # type: ignore[override]
+            seen.update(x=x, t=t)
+            return (torch.ones_like(x),)
+
     seen: dict[str, torch.Tensor] = {}
-
-    def unet(x: torch.Tensor, t: torch.Tensor, **_: object) -> tuple[torch.Tensor]:
-        seen.update(x=x, t=t)
-        return (torch.ones_like(x),)
-
-    denoiser = checkpoint.denoiser
-    wrapped = type(denoiser)(torch.nn.Linear(1, 1), denoiser.levels)
-    wrapped._unet = unet  # type: ignore[assignment]
+    wrapped = Denoiser(Ones(1, 1), scaled_linear())
     x = latent(1)
     (denoised,) = wrapped(x=[x], sigma=[2.0], cond=[context(2)], uncond=[None], guidance_scale=[1.0])
     assert torch.allclose(seen["x"][0], x / 5**0.5)

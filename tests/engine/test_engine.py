@@ -21,8 +21,7 @@ from engine.protocol import (
     StepStats,
 )
 from engine.samplers import SAMPLERS
-
-MakeJob = Callable[..., Job]
+from tests.jobs import make_job
 
 
 def run_all(engine: Engine) -> list[Finished]:
@@ -46,7 +45,7 @@ def difference(a: ops.Picture, b: ops.Picture) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-def strangers(make_job: MakeJob) -> list[Job]:
+def strangers() -> list[Job]:
     """Ten jobs that differ in everything but size."""
     samplers = [*SAMPLERS, "Euler", "Heun", "DPM++ 2M SDE", "Euler a"]
     long_prompt = "a large red circle, " * 20
@@ -69,8 +68,8 @@ def strangers(make_job: MakeJob) -> list[Job]:
     ]
 
 
-def test_picture_does_not_depend_on_batch_neighbours(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
-    jobs = strangers(make_job)
+def test_picture_does_not_depend_on_batch_neighbours(checkpoint: LoadedCheckpoint) -> None:
+    jobs = strangers()
     engine = Engine(checkpoint, max_rows=32)
     rows = {engine.add(job): job for job in jobs}
     together = {done.row.id: done.outcome for done in run_all(engine)}
@@ -81,10 +80,10 @@ def test_picture_does_not_depend_on_batch_neighbours(checkpoint: LoadedCheckpoin
         assert difference(picture, alone(checkpoint, job)) <= 1, job.sampler
 
 
-def test_strangers_share_every_call(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_strangers_share_every_call(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
-    jobs = strangers(make_job)
+    jobs = strangers()
     for job in jobs:
         engine.add(job)
     done = run_all(engine)
@@ -96,18 +95,16 @@ def test_strangers_share_every_call(checkpoint: LoadedCheckpoint, make_job: Make
     assert sum(s.operation == "encode" for s in steps) == 2
 
 
-def test_the_batch_is_bounded_by_max_rows(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_the_batch_is_bounded_by_max_rows(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     engine = Engine(checkpoint, max_rows=6, on_step=steps.append)
-    for job in strangers(make_job):
+    for job in strangers():
         engine.add(job)
     assert len(run_all(engine)) == 10
     assert max(s.rows for s in steps if s.operation == "evaluate") <= 6
 
 
-def test_job_admitted_mid_flight_joins_the_next_evaluation(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+def test_job_admitted_mid_flight_joins_the_next_evaluation(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     engine = Engine(checkpoint, on_step=steps.append)
     engine.add(make_job(steps=8))
@@ -123,9 +120,7 @@ def test_job_admitted_mid_flight_joins_the_next_evaluation(
     assert ("evaluate", 2) in after
 
 
-def test_picture_of_a_late_joiner_is_the_same_as_alone(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+def test_picture_of_a_late_joiner_is_the_same_as_alone(checkpoint: LoadedCheckpoint) -> None:
     engine = Engine(checkpoint)
     engine.add(make_job(steps=9))
     for _ in range(4):
@@ -138,7 +133,7 @@ def test_picture_of_a_late_joiner_is_the_same_as_alone(
     assert difference(picture, alone(checkpoint, late)) <= 1
 
 
-def test_aborted_row_leaves_at_the_next_step(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_aborted_row_leaves_at_the_next_step(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     engine = Engine(checkpoint, on_step=steps.append)
     rows = [engine.add(make_job(id=str(i), seed=i, steps=6)) for i in range(3)]
@@ -152,14 +147,14 @@ def test_aborted_row_leaves_at_the_next_step(checkpoint: LoadedCheckpoint, make_
     engine.abort(rows[1])  # again, when it is long gone
 
 
-def test_same_job_gives_the_same_picture_twice(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_same_job_gives_the_same_picture_twice(checkpoint: LoadedCheckpoint) -> None:
     job = make_job(sampler="Euler a")
     assert difference(alone(checkpoint, job), alone(checkpoint, job)) == 0
     other = make_job(sampler="Euler a", seed=2)
     assert difference(alone(checkpoint, job), alone(checkpoint, other)) > 8
 
 
-def test_guidance_one_takes_one_row(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_guidance_one_takes_one_row(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     engine = Engine(checkpoint, on_step=steps.append)
     engine.add(make_job(guidance_scale=1.0))
@@ -167,7 +162,7 @@ def test_guidance_one_takes_one_row(checkpoint: LoadedCheckpoint, make_job: Make
     assert {s.rows for s in steps if s.operation == "evaluate"} == {1}
 
 
-def test_sizes_are_floored_to_multiples_of_eight(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_sizes_are_floored_to_multiples_of_eight(checkpoint: LoadedCheckpoint) -> None:
     assert alone(checkpoint, make_job(width=85, height=71)).shape == (64, 80, 3)
 
 
@@ -190,7 +185,7 @@ def altered(
     return program
 
 
-def test_nan_fails_its_own_row_only(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_nan_fails_its_own_row_only(checkpoint: LoadedCheckpoint) -> None:
     def poison(job: Job, operation: ops.Operation, result: Any) -> Any:
         bad = job.seed == 13 and operation.name == "evaluate" and operation.remaining == 3
         return result * math.nan if bad else result
@@ -205,9 +200,7 @@ def test_nan_fails_its_own_row_only(checkpoint: LoadedCheckpoint, make_job: Make
         assert difference(picture, alone(checkpoint, make_job(seed=seed))) <= 1
 
 
-def test_operation_that_raises_fails_its_own_row_only(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+def test_operation_that_raises_fails_its_own_row_only(checkpoint: LoadedCheckpoint) -> None:
     def misshape(job: Job, operation: ops.Operation, result: Any) -> Any:
         bad = job.seed == 13 and operation.name == "encode"
         return [c[:, :5] for c in result] if bad else result
@@ -221,9 +214,7 @@ def test_operation_that_raises_fails_its_own_row_only(
     assert sum(isinstance(o, np.ndarray) for o in outcomes.values()) == 3
 
 
-def test_error_inside_a_program_fails_its_own_row_only(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+def test_error_inside_a_program_fails_its_own_row_only(checkpoint: LoadedCheckpoint) -> None:
     def spoil(job: Job, operation: ops.Operation, result: Any) -> Any:
         return "no tensor" if job.seed == 13 and operation.name == "evaluate" else result
 
@@ -236,7 +227,7 @@ def test_error_inside_a_program_fails_its_own_row_only(
     assert isinstance(outcomes[good], np.ndarray)
 
 
-def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint) -> None:
     def broken(job: Job, checkpoint: LoadedCheckpoint) -> Program:
         raise ZeroDivisionError
         yield
@@ -248,7 +239,7 @@ def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    checkpoint: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = ops.Evaluate.run
 
@@ -269,7 +260,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 
 
 def test_out_of_memory_alone_fails_the_job_only(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    checkpoint: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = ops.Evaluate.run
 
@@ -298,7 +289,7 @@ def test_out_of_memory_alone_fails_the_job_only(
     ],
 )
 def test_impossible_job_is_refused_before_any_work(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob, changes: dict[str, Any]
+    checkpoint: LoadedCheckpoint, changes: dict[str, Any]
 ) -> None:
     engine = Engine(checkpoint)
     with pytest.raises(InvalidJob):

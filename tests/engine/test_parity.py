@@ -1,6 +1,5 @@
 """The whole path against diffusers' own pipeline: same weights, seed, levels -> same picture."""
 
-from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -10,15 +9,15 @@ import torch
 
 from engine.checkpoint import assemble
 from engine.engine import Engine
-from engine.protocol import Job
 from engine.tokenizer import load_tokenizer
+from tests.jobs import make_job
 from tests.tiny import tiny_modules
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_picture_is_the_one_diffusers_pipeline_draws(make_job: Callable[..., Job]) -> None:
+def test_picture_is_the_one_diffusers_pipeline_draws() -> None:
     unet, vae, text_encoder = tiny_modules()
     checkpoint = assemble(unet, vae, text_encoder, device=torch.device("cpu"), dtype=torch.float32)
     job = make_job(prompt="a red circle", negative_prompt="blue", sampler="Euler", steps=8)

@@ -11,10 +11,9 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
-from engine.protocol import InvalidJob, Job, JobAborted, StepStats, Unavailable
+from engine.protocol import InvalidJob, JobAborted, StepStats, Unavailable
 from engine.worker import Worker
-
-MakeJob = Callable[..., Job]
+from tests.jobs import make_job
 
 
 @pytest_asyncio.fixture
@@ -31,7 +30,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker, make_job: MakeJob) -> None:
+async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker) -> None:
     result = await worker.run(make_job(sampler="Heun", steps=4, infotext="hello\nSteps: 4"))
     image = Image.open(io.BytesIO(result.png))
     assert image.size == (64, 64)
@@ -43,7 +42,7 @@ async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker, make_job
     assert parts == pytest.approx(t.total, rel=0.5)
 
 
-async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
     worker = Worker(Engine(checkpoint, on_step=steps.append))
     worker.start()
@@ -53,7 +52,7 @@ async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint, make_jo
     assert max(s.jobs for s in steps) == 6
 
 
-async def test_cancelled_call_frees_its_row(worker: Worker, make_job: MakeJob) -> None:
+async def test_cancelled_call_frees_its_row(worker: Worker) -> None:
     call = asyncio.create_task(worker.run(make_job(steps=100_000)))
     await until(lambda: worker.load == (1, 0))
     call.cancel()
@@ -62,7 +61,7 @@ async def test_cancelled_call_frees_its_row(worker: Worker, make_job: MakeJob) -
     await until(lambda: worker.load == (0, 0), 2)
 
 
-async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worker, make_job: MakeJob) -> None:
+async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worker) -> None:
     call = asyncio.create_task(worker.run(make_job(steps=100_000)))
     await asyncio.sleep(0)
     call.cancel()
@@ -72,14 +71,14 @@ async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worke
     await until(lambda: worker.load == (0, 0), 2)
 
 
-async def test_invalid_job_is_answered_without_disturbing_others(worker: Worker, make_job: MakeJob) -> None:
+async def test_invalid_job_is_answered_without_disturbing_others(worker: Worker) -> None:
     good = asyncio.create_task(worker.run(make_job()))
     with pytest.raises(InvalidJob, match="PLMS"):
         await worker.run(make_job(sampler="PLMS"))
     assert (await good).seed == 1
 
 
-async def test_stop_answers_what_is_left(checkpoint: LoadedCheckpoint, make_job: MakeJob) -> None:
+async def test_stop_answers_what_is_left(checkpoint: LoadedCheckpoint) -> None:
     worker = Worker(Engine(checkpoint))
     worker.start()
     call = asyncio.create_task(worker.run(make_job(steps=100_000)))
@@ -91,9 +90,7 @@ async def test_stop_answers_what_is_left(checkpoint: LoadedCheckpoint, make_job:
         await worker.run(make_job())
 
 
-async def test_broken_engine_fails_its_jobs_as_unavailable_and_is_seen(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+async def test_broken_engine_fails_its_jobs_as_unavailable_and_is_seen(checkpoint: LoadedCheckpoint) -> None:
     class Broken(Engine):
         def step(self) -> list[Finished]:
             if len(self):
@@ -109,9 +106,7 @@ async def test_broken_engine_fails_its_jobs_as_unavailable_and_is_seen(
     await worker.stop()
 
 
-async def test_heartbeat_stays_fresh_while_idle_and_ages_while_stuck(
-    checkpoint: LoadedCheckpoint, make_job: MakeJob
-) -> None:
+async def test_heartbeat_stays_fresh_while_idle_and_ages_while_stuck(checkpoint: LoadedCheckpoint) -> None:
     stuck = threading.Event()
 
     class Stuck(Engine):
