@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from engine.codec import Decoder
+from engine.codec import Decoder, Encoder
 from engine.conditioning import Conditioner, Tokenizer
 from engine.denoiser import Denoiser
 from engine.families import sd1
@@ -33,6 +33,7 @@ class LoadedCheckpoint:
     device: torch.device
     conditioner: Conditioner
     denoiser: Denoiser
+    encoder: Encoder
     decoder: Decoder
 
 
@@ -79,6 +80,7 @@ def assemble(
         device=device,
         conditioner=Conditioner(ClipTextEncoder(text_encoder), cast(Tokenizer, load_tokenizer()), device),
         denoiser=Denoiser(unet, scaled_linear()),
+        encoder=Encoder(vae),
         decoder=Decoder(vae),
     )
 

@@ -1,4 +1,4 @@
-"""Latents -> pictures -> PNG with metadata."""
+"""Pictures <-> latents, and pictures to PNG with metadata."""
 
 import io
 from collections.abc import Sequence
@@ -14,6 +14,21 @@ from engine.protocol import NotFinite
 
 PNG_COMPRESSION = 4
 """zlib level: sooner done than at the usual 6, for more bytes."""
+
+
+class Encoder:
+    """Encodes pictures of one size with an AutoencoderKL."""
+
+    def __init__(self, vae: Any) -> None:
+        self._vae = vae
+        parameter = next(vae.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
+
+    def __call__(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Tensor]:
+        """RGB pictures (8h, 8w, 3) to latents (4, h, w), float32: the posterior's mean, no sample of it."""
+        pixels = torch.from_numpy(np.stack(list(pictures))).to(self._device).permute(0, 3, 1, 2)
+        mean = self._vae.encode((pixels.float() / 127.5 - 1).to(self._dtype)).latent_dist.mean
+        return list((mean.float() * self._vae.config.scaling_factor).unbind())
 
 
 class Decoder:

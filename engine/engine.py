@@ -14,8 +14,9 @@ import torch
 
 from engine.batcher import Batcher, Waiting
 from engine.checkpoint import LoadedCheckpoint
+from engine.images import Canvas
 from engine.ops import Operation, Picture
-from engine.programs import Program, txt2img
+from engine.programs import Program, draw
 from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Engine:
         *,
         max_rows: int = 16,
         on_step: Callable[[StepStats], None] = lambda stats: None,
-        program: Callable[[Job, LoadedCheckpoint], Program] = txt2img,
+        program: Callable[[Job, LoadedCheckpoint, Canvas | None], Program] = draw,
     ) -> None:
         self.checkpoint = checkpoint
         self._on_step = on_step
@@ -73,12 +74,12 @@ class Engine:
         """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
         return sum(row.started is not None for row in list(self._rows.values()))
 
-    def add(self, job: Job) -> int:
-        """Admit a job and return its row; it joins the next step.
+    def add(self, job: Job, canvas: Canvas | None = None) -> int:
+        """Admit a job and return its row; it joins the next step. `canvas` is `Canvas.of(job)`.
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
-        program = self._program(job, self.checkpoint)
+        program = self._program(job, self.checkpoint, canvas)
         try:
             operation = next(program)
         except Exception as error:

@@ -60,6 +60,26 @@ class Encode:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class EncodeImage:
+    """A picture (8h, 8w, 3) to its latent (4, h, w)."""
+
+    name: ClassVar[str] = "encode_image"
+    max_rows: ClassVar[int | None] = 4
+    width: ClassVar[int] = 1
+
+    pixels: Picture
+    remaining: int
+
+    @property
+    def key(self) -> Hashable:
+        return self.name, self.pixels.shape
+
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Tensor]:
+        return checkpoint.encoder([op.pixels for op in batch])
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Evaluate:
     """x (4, h, w) at σ to `denoised`, guided by cond away from uncond; uncond None is guidance 1."""
 

@@ -12,6 +12,50 @@ SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
 SCHEDULES = ("uniform", "karras", "exponential")
 """Canonical noise schedules. DDIM walks its own timesteps and ignores this."""
 
+EMPHASIS = ("Original", "No norm", "Ignore", "None")
+"""How brackets in prompts count: scaled to keep the mean, as they are, read but without effect, as text."""
+
+MAX_PROMPT_CHARS = 4000
+
+
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+"""What is read of clients' pictures: none that Pillow reads with the help of other programs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """Which part of a picture to make anew.
+
+    `image` is the bytes of a picture file, white where to repaint, or with an alpha channel that is the
+    mask. It is inverted if `invert`, then blurred by Gaussians of `blur_x` and `blur_y` pixels. `content` is
+    what the masked part starts from: fill, original, latent noise or latent nothing. `only_masked` draws
+    the masked part, with `padding` pixels around it, at the job's size. `soft` keeps grey values in the
+    latent.
+    """
+
+    image: bytes
+    blur_x: float
+    blur_y: float
+    invert: bool
+    content: str
+    only_masked: bool
+    padding: int
+    soft: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """The picture that an img2img job starts from: the bytes of a file.
+
+    `resize_mode` is stretch, crop, fill or latent. `noise_multiplier` scales the initial noise.
+    """
+
+    image: bytes
+    denoising_strength: float
+    resize_mode: str
+    noise_multiplier: float
+    mask: Mask | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -41,6 +85,7 @@ class Job:
     eta_noise_seed_delta: int
     clip_skip: int
     infotext: str
+    init: InitImage | None = None
     priority: int = 0
 
 
@@ -94,6 +139,10 @@ class AtelierError(Exception):
 
 class InvalidJob(AtelierError):
     """The job asks for something that no replica can do. Never retried."""
+
+
+class LoraError(InvalidJob):
+    """A LoRA that the job names is not there, or cannot be used with this checkpoint."""
 
 
 class JobFailed(AtelierError):

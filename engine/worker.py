@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from engine import codec
 from engine.engine import Engine, Finished, Row
+from engine.images import Canvas, Picture
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -20,9 +21,10 @@ IDLE_BEAT_SECONDS = 0.5
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """One call of `run`: the job, and how to answer it from the engine's thread."""
+    """One call of `run`: the job, its given picture, and how to answer it from the engine's thread."""
 
     job: Job
+    canvas: Canvas | None
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -65,7 +67,8 @@ class Worker:
         if not self._thread.is_alive():
             raise Unavailable("the replica's engine has stopped", 1.0)
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(job, loop, loop.create_future())
+        canvas = await loop.run_in_executor(self._codec, Canvas.of, job) if job.init else None
+        ticket = _Ticket(job, canvas, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -75,7 +78,7 @@ class Worker:
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
         began = time.monotonic()
-        png = await loop.run_in_executor(self._codec, codec.png, done.outcome, job.infotext)
+        png = await loop.run_in_executor(self._codec, _finished, done.outcome, ticket)
         return _result(done.row, png, time.monotonic() - began)
 
     def heartbeat_age(self) -> float:
@@ -128,7 +131,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job)
+            ticket.row = self._engine.add(ticket.job, ticket.canvas)
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -149,6 +152,11 @@ class Worker:
         for ticket in self._tickets.values():
             ticket.fail(error)
         self._tickets.clear()
+
+
+def _finished(picture: Picture, ticket: _Ticket) -> bytes:
+    whole = ticket.canvas.finish(picture) if ticket.canvas else picture
+    return codec.png(whole, ticket.job.infotext)
 
 
 def _result(row: Row, png: bytes, png_seconds: float) -> JobResult:

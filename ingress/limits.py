@@ -1,15 +1,38 @@
 """What a request may ask for: within the operator's limits, and of the features that there are."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ingress.errors import InvalidRequest, shown
-from ingress.schemas.sdapi import OverrideSettings, Txt2ImgRequest
+from ingress.schemas.sdapi import GenerationRequest, OverrideSettings
 from ingress.settings import Limits
 
 LAST_SEED = 2**63 - 1
 
+MAX_MASK_BLUR = 256
+"""Pixels."""
 
-def check_limits(request: Txt2ImgRequest, limits: Limits) -> None:
+
+UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
+    {
+        "enable_hr": bool,
+        "firstphase_width": bool,
+        "firstphase_height": bool,
+        "subseed_strength": bool,
+        "tiling": bool,
+        "restore_faces": bool,
+        "refiner_checkpoint": lambda value: (value or "none").casefold() != "none",
+        "s_min_uncond": lambda value: (value or 0) > 0,
+        "script_name": bool,
+        "save_images": bool,
+        "infotext": bool,
+    }
+)
+"""Fields of what this version does not do, and whether a value asks for it."""
+
+
+def check_limits(request: GenerationRequest, limits: Limits) -> None:
     """Raise `InvalidRequest` for the first field that is out of its range."""
     for field, low, high in (
         ("width", limits.min_side, limits.max_side),
@@ -24,14 +47,21 @@ def check_limits(request: Txt2ImgRequest, limits: Limits) -> None:
         ("s_tmin", 0, 1000),
         ("s_tmax", 0, 1000),
         ("s_noise", 0, 10),
+        ("resize_mode", 0, 3),
+        ("mask_blur_x", 0, MAX_MASK_BLUR),
+        ("mask_blur_y", 0, MAX_MASK_BLUR),
+        ("mask_blur", 0, MAX_MASK_BLUR),
+        ("inpainting_fill", 0, 3),
+        ("inpaint_full_res_padding", 0, limits.max_side),
+        ("initial_noise_multiplier", 0, 10),
     ):
-        value = getattr(request, field)
+        value = getattr(request, field, None)
         if value is not None and not low <= value <= high:
             raise InvalidRequest(f"{field}: {value} is not allowed. Allowed: {low} to {high}.")
     _check_totals(request, limits)
 
 
-def _check_totals(request: Txt2ImgRequest, limits: Limits) -> None:
+def _check_totals(request: GenerationRequest, limits: Limits) -> None:
     images = request.batch_size * request.n_iter
     if images > limits.max_images:
         raise InvalidRequest(
@@ -53,30 +83,24 @@ def _check_totals(request: Txt2ImgRequest, limits: Limits) -> None:
             raise InvalidRequest(f"{field}: the last image's would not fit in 64 bits.")
 
 
-def check_supported(request: Txt2ImgRequest, overrides: OverrideSettings) -> None:
+def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> None:
     """Raise `InvalidRequest` for the first field that asks for what this version does not do.
 
     Nothing that would change the picture is dropped silently.
     """
-    for field, asked in (
-        ("enable_hr", request.enable_hr),
-        ("firstphase_width", request.firstphase_width != 0),
-        ("firstphase_height", request.firstphase_height != 0),
-        ("subseed_strength", request.subseed_strength != 0),
-        ("seed_resize_from_h", min(request.seed_resize_from_h, request.seed_resize_from_w) > 0),
-        ("tiling", request.tiling),
-        ("restore_faces", request.restore_faces),
-        ("refiner_checkpoint", (request.refiner_checkpoint or "none").casefold() != "none"),
-        ("s_min_uncond", (request.s_min_uncond or 0) > 0),
-        ("script_name", request.script_name),
-        ("save_images", request.save_images),
-        ("infotext", request.infotext),
-    ):
-        if asked:
-            _refuse(field, getattr(request, field))
+    for field, asks in UNSUPPORTED.items():
+        value = getattr(request, field, None)
+        if asks(value):
+            _refuse(field, value)
+    if min(request.seed_resize_from_h, request.seed_resize_from_w) > 0:
+        _refuse("seed_resize_from_h", request.seed_resize_from_h)
     for name, script in request.alwayson_scripts.items():
         if not _does_nothing(script):
             _refuse("alwayson_scripts", name)
+    _check_overrides(overrides)
+
+
+def _check_overrides(overrides: OverrideSettings) -> None:
     if (overrides.sd_vae or "none").casefold() not in ("none", "automatic"):
         _refuse("override_settings.sd_vae", overrides.sd_vae)
     if (overrides.samples_format or "png").casefold() != "png":

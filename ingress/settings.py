@@ -31,6 +31,8 @@ class Limits(BaseModel):
     """Largest width and height, pixels."""
     max_pixels: Annotated[int, Field(ge=64)] = 2048 * 2048
     """Largest width × height."""
+    max_image_pixels: Annotated[int, Field(ge=64)] = 8192 * 8192
+    """Largest picture that may be sent."""
     max_steps: Annotated[int, Field(ge=1)] = 150
     max_images: Annotated[int, Field(ge=1)] = 16
     """Most images of one request: batch_size × n_iter."""

@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.protocol import Checkpoint, Job, JobResult, Unavailable
+from engine.protocol import Checkpoint, InitImage, Job, JobResult, Unavailable
 from ingress import checkpoints
 from ingress.errors import InvalidRequest, validation_message
 from ingress.infotext import infotext
 from ingress.limits import check_limits, check_supported
+from ingress.pictures import init_images, mask_blur
 from ingress.schemas import samplers
-from ingress.schemas.sdapi import OverrideSettings, Txt2ImgRequest
+from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
@@ -31,10 +32,10 @@ ETA: Mapping[str, tuple[str, float]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Txt2Img:
-    """A txt2img request with everything decided that the client left open."""
+class Generation:
+    """A request with everything decided that the client left open. `init` is empty for generation."""
 
-    request: Txt2ImgRequest
+    request: GenerationRequest
     version: CompatVersion
     checkpoint: Checkpoint
     sampling: samplers.Sampling
@@ -44,19 +45,28 @@ class Txt2Img:
     eta_noise_seed_delta: int
     clip_skip: int
     started: datetime
+    init: tuple[InitImage, ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """Several pictures to start from are a batch of their own number."""
+        return len(self.init) if len(self.init) > 1 else self.request.batch_size
 
     @property
     def images(self) -> range:
-        return range(self.request.batch_size * self.request.n_iter)
+        return range(self.batch_size * self.request.n_iter)
+
+    def init_of(self, image: int) -> InitImage | None:
+        return self.init[image % len(self.init)] if self.init else None
 
 
 def resolve(
-    request: Txt2ImgRequest,
+    request: GenerationRequest,
     available: Sequence[Checkpoint],
     settings: Settings,
     random: Random,
     now: datetime,
-) -> Txt2Img:
+) -> Generation:
     """Decide what the client left open. `now` is local time.
 
     Raises `InvalidRequest`, `NotFound` and `SamplerNotFound`, all of them about the request.
@@ -69,7 +79,7 @@ def resolve(
         getattr(request, field) or "Euler", request.scheduler, settings.compat_version, field
     )
     default_eta = ETA.get(sampling.sampler, ("", 0.0))[1]
-    return Txt2Img(
+    return Generation(
         request=request,
         version=settings.compat_version,
         checkpoint=_checkpoint(request, overrides, available),
@@ -80,10 +90,11 @@ def resolve(
         eta_noise_seed_delta=overrides.eta_noise_seed_delta,
         clip_skip=overrides.CLIP_stop_at_last_layers or settings.clip_skip,
         started=now,
+        init=init_images(request, settings.limits) if isinstance(request, Img2ImgRequest) else (),
     )
 
 
-def _overrides(request: Txt2ImgRequest) -> OverrideSettings:
+def _overrides(request: GenerationRequest) -> OverrideSettings:
     try:
         return OverrideSettings.model_validate(request.override_settings or {})
     except ValidationError as error:
@@ -91,7 +102,7 @@ def _overrides(request: Txt2ImgRequest) -> OverrideSettings:
 
 
 def _checkpoint(
-    request: Txt2ImgRequest, overrides: OverrideSettings, available: Sequence[Checkpoint]
+    request: GenerationRequest, overrides: OverrideSettings, available: Sequence[Checkpoint]
 ) -> Checkpoint:
     if not available:
         raise Unavailable("No checkpoint is configured")
@@ -103,110 +114,133 @@ def _checkpoint(
     return available[0]
 
 
-def jobs(txt2img: Txt2Img, random: Random) -> list[Job]:
+def jobs(generation: Generation, random: Random) -> list[Job]:
     """One job per image; `random` draws their ids."""
-    request = txt2img.request
+    request = generation.request
     return [
         Job(
             id=f"{random.getrandbits(128):032x}",
-            checkpoint=txt2img.checkpoint.name,
+            checkpoint=generation.checkpoint.name,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            seed=txt2img.seed + image,
+            seed=generation.seed + image,
             width=request.width,
             height=request.height,
             steps=request.steps,
             guidance_scale=request.cfg_scale,
-            sampler=txt2img.sampling.sampler,
-            schedule=txt2img.sampling.schedule,
-            eta=txt2img.eta,
+            sampler=generation.sampling.sampler,
+            schedule=generation.sampling.schedule,
+            eta=generation.eta,
             s_churn=request.s_churn or 0.0,
             s_tmin=request.s_tmin or 0.0,
             s_tmax=request.s_tmax or math.inf,
             s_noise=1.0 if request.s_noise is None else request.s_noise,
-            eta_noise_seed_delta=txt2img.eta_noise_seed_delta,
-            clip_skip=txt2img.clip_skip,
-            infotext=_infotext(txt2img, image),
+            eta_noise_seed_delta=generation.eta_noise_seed_delta,
+            clip_skip=generation.clip_skip,
+            infotext=_infotext(generation, image),
+            init=generation.init_of(image),
         )
-        for image in txt2img.images
+        for image in generation.images
     ]
 
 
-def response(txt2img: Txt2Img, results: Sequence[JobResult]) -> dict[str, Any]:
+def response(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any]:
     """The wire's answer; `results` in the order of the jobs."""
-    sent = results if txt2img.request.send_images else []
+    sent = results if generation.request.send_images else []
     return {
         "images": [base64.b64encode(result.png).decode() for result in sent],
-        "parameters": txt2img.request.echo(txt2img.version),
-        "info": json.dumps(_info(txt2img)),
+        "parameters": generation.request.echo(generation.version),
+        "info": json.dumps(_info(generation)),
     }
 
 
-def _info(txt2img: Txt2Img) -> dict[str, Any]:
+def _info(generation: Generation) -> dict[str, Any]:
     """32 keys, in this order since v1.7.0."""
-    request, images = txt2img.request, txt2img.images
+    request, images = generation.request, generation.images
     return {
         "prompt": request.prompt,
         "all_prompts": [request.prompt for _ in images],
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt for _ in images],
-        "seed": txt2img.seed,
-        "all_seeds": [txt2img.seed + image for image in images],
-        "subseed": txt2img.subseed,
-        "all_subseeds": [txt2img.subseed + image for image in images],
+        "seed": generation.seed,
+        "all_seeds": [generation.seed + image for image in images],
+        "subseed": generation.subseed,
+        "all_subseeds": [generation.subseed + image for image in images],
         "subseed_strength": request.subseed_strength,
         "width": request.width,
         "height": request.height,
-        "sampler_name": txt2img.sampling.name,
+        "sampler_name": generation.sampling.name,
         "cfg_scale": request.cfg_scale,
         "steps": request.steps,
-        "batch_size": request.batch_size,
+        "batch_size": generation.batch_size,
         "restore_faces": False,
         "face_restoration_model": None,
-        "sd_model_name": txt2img.checkpoint.name,
-        "sd_model_hash": checkpoints.short_hash(txt2img.checkpoint),
+        "sd_model_name": generation.checkpoint.name,
+        "sd_model_hash": checkpoints.short_hash(generation.checkpoint),
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
-        "extra_generation_params": _extra_params(txt2img),
+        "extra_generation_params": _extra_params(generation),
         "index_of_first_image": 0,
-        "infotexts": [_infotext(txt2img, image) for image in images],
+        "infotexts": [_infotext(generation, image) for image in images],
         "styles": request.styles or [],
-        "job_timestamp": txt2img.started.strftime("%Y%m%d%H%M%S"),
-        "clip_skip": txt2img.clip_skip,
+        "job_timestamp": generation.started.strftime("%Y%m%d%H%M%S"),
+        "clip_skip": generation.clip_skip,
         "is_using_inpainting_conditioning": False,
-        "version": txt2img.version,
+        "version": generation.version,
     }
 
 
-def _infotext(txt2img: Txt2Img, image: int) -> str:
-    request, sampling = txt2img.request, txt2img.sampling
-    delta = txt2img.eta_noise_seed_delta
+def _infotext(generation: Generation, image: int) -> str:
+    request, sampling = generation.request, generation.sampling
+    delta = generation.eta_noise_seed_delta
     pairs = {
         "Steps": request.steps,
         "Sampler": sampling.name,
         "Schedule type": sampling.schedule_label,
         "CFG scale": request.cfg_scale,
-        "Seed": txt2img.seed + image,
+        "Seed": generation.seed + image,
         "Size": f"{request.width}x{request.height}",
-        "Model hash": checkpoints.short_hash(txt2img.checkpoint),
-        "Model": txt2img.checkpoint.name,
-        "Denoising strength": request.denoising_strength if txt2img.version == "v1.7.0" else None,
-        "Clip skip": txt2img.clip_skip if txt2img.clip_skip > 1 else None,
-        "ENSD": delta if delta and sampling.sampler == "Euler a" and txt2img.eta else None,
-        **_extra_params(txt2img),
-        "Version": txt2img.version,
+        "Model hash": checkpoints.short_hash(generation.checkpoint),
+        "Model": generation.checkpoint.name,
+        "Denoising strength": request.denoising_strength if generation.version == "v1.7.0" else None,
+        "Clip skip": generation.clip_skip if generation.clip_skip > 1 else None,
+        "ENSD": delta if delta and sampling.sampler == "Euler a" and generation.eta else None,
+        **_extra_params(generation),
+        "Version": generation.version,
     }
     return infotext(request.prompt, request.negative_prompt, pairs)
 
 
-def _extra_params(txt2img: Txt2Img) -> dict[str, Any]:
+def _extra_params(generation: Generation) -> dict[str, Any]:
     extra: dict[str, Any] = {}
-    if txt2img.sampling.schedule_label not in (None, "Automatic"):
-        extra["Schedule type"] = txt2img.sampling.schedule_label
-    key, default = ETA.get(txt2img.sampling.sampler, ("", txt2img.eta))
-    if txt2img.eta != default:
-        extra[key] = txt2img.eta
+    if generation.sampling.schedule_label not in (None, "Automatic"):
+        extra["Schedule type"] = generation.sampling.schedule_label
+    key, default = ETA.get(generation.sampling.sampler, ("", generation.eta))
+    if generation.eta != default:
+        extra[key] = generation.eta
+    if generation.init:
+        extra |= _img2img_params(generation)
     return extra
+
+
+def _img2img_params(generation: Generation) -> dict[str, Any]:
+    """What v1.8 and later say about the picture and the mask."""
+    request, init = generation.request, generation.init[0]
+    assert isinstance(request, Img2ImgRequest)
+    params: dict[str, Any] = {}
+    if generation.version != "v1.7.0":
+        params["Denoising strength"] = request.denoising_strength
+        if mask := init.mask:
+            blur_x, blur_y = mask_blur(request)
+            params |= {
+                "Mask mode": "Inpaint not masked" if mask.invert else None,
+                "Mask blur": blur_x if blur_x == blur_y else f"{blur_x}, {blur_y}",
+                "Inpaint area": "Only masked" if mask.only_masked else None,
+                "Masked area padding": mask.padding if mask.only_masked else None,
+                "Masked content": None if mask.content == "original" else mask.content,
+            }
+    params["Noise multiplier"] = None if init.noise_multiplier == 1 else init.noise_multiplier
+    return {key: value for key, value in params.items() if value is not None}

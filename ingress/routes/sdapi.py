@@ -6,17 +6,19 @@ from fastapi import Body, FastAPI, Request
 from starlette.responses import JSONResponse
 
 from ingress import checkpoints, dispatch, translate
-from ingress.deps import ServiceDep
+from ingress.deps import Service, ServiceDep
 from ingress.schemas import samplers
 from ingress.schemas.examples import TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
     ErrorResponse,
+    GenerationRequest,
+    GenerationResponse,
+    Img2ImgRequest,
     SamplerItem,
     SchedulerItem,
     Scripts,
     SdModel,
     Txt2ImgRequest,
-    Txt2ImgResponse,
 )
 
 
@@ -26,6 +28,15 @@ async def txt2img(
     service: ServiceDep,
 ) -> JSONResponse:
     """Draw pictures from a prompt. Unknown keys are ignored, null means not given."""
+    return await _generate(body, request, service)
+
+
+async def img2img(body: Img2ImgRequest, request: Request, service: ServiceDep) -> JSONResponse:
+    """Draw pictures from a prompt and a picture, all of it or the part that a mask covers."""
+    return await _generate(body, request, service)
+
+
+async def _generate(body: GenerationRequest, request: Request, service: Service) -> JSONResponse:
     available = service.backend.checkpoints()
     resolved = translate.resolve(body, available, service.settings, service.random, service.now())
     request.state.model = resolved.checkpoint.name
@@ -59,11 +70,12 @@ async def scripts() -> Scripts:
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:
-    app.post(
-        f"{prefix}/txt2img",
-        response_model=Txt2ImgResponse,
-        responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
-    )(txt2img)
+    for path, route in (("txt2img", txt2img), ("img2img", img2img)):
+        app.post(
+            f"{prefix}/{path}",
+            response_model=GenerationResponse,
+            responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
+        )(route)
     app.get(f"{prefix}/sd-models", response_model=list[SdModel])(sd_models)
     app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
     app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)

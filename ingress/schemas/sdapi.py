@@ -14,7 +14,9 @@ MAX_NESTING = 32
 MAX_VALUES = 10_000
 """On one level of nesting inside one field: looking at each of them costs everybody's time."""
 
-NEWER_FIELDS = frozenset({"scheduler", "firstpass_image", "hr_scheduler", "force_task_id", "infotext"})
+NEWER_FIELDS = frozenset(
+    {"scheduler", "firstpass_image", "hr_scheduler", "force_task_id", "mask_round", "infotext"}
+)
 """Fields that v1.7.0 does not know, and so does not echo."""
 
 
@@ -111,8 +113,8 @@ def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
-class Txt2ImgRequest(LenientModel):
-    """The union of all versions' fields, in the order in which A1111 echoes them."""
+class GenerationRequest(LenientModel):
+    """What txt2img and img2img share: the union of all versions' fields, in the order of A1111's echo."""
 
     prompt: Text = ""
     negative_prompt: Text = ""
@@ -155,6 +157,14 @@ class Txt2ImgRequest(LenientModel):
     disable_extra_networks: bool = False
     firstpass_image: Text | None = None
     comments: Object | None = None
+
+    def echo(self, version: CompatVersion) -> dict[str, Any]:
+        """The answer's `parameters`: the request after coercion, with the fields of that version."""
+        hidden = {"model"} | (NEWER_FIELDS if version == "v1.7.0" else set())
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in hidden}
+
+
+class Txt2ImgRequest(GenerationRequest):
     enable_hr: bool = False
     firstphase_width: Integer = 0
     firstphase_height: Integer = 0
@@ -181,10 +191,49 @@ class Txt2ImgRequest(LenientModel):
     model: Text | None = None
     """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""
 
+
+class Img2ImgRequest(GenerationRequest):
+    denoising_strength: Number = 0.75
+    """How much of the given picture is made anew: 0 almost nothing, 1 all of it."""
+    init_images: list[Text] | None = None
+    """Pictures in base64, with or without `data:image/…;base64,`. One for all images, or one for each."""
+    resize_mode: Integer = 0
+    """0 stretches the picture, 1 crops it, 2 fills its borders, 3 stretches its latent."""
+    image_cfg_scale: Number | None = None
+    mask: Text | None = None
+    """A picture in base64: white, or opaque where it has an alpha channel, is made anew."""
+    mask_blur_x: Integer = 4
+    mask_blur_y: Integer = 4
+    mask_blur: Integer | None = None
+    """Instead of both of the former. Pixels."""
+    mask_round: bool = True
+    inpainting_fill: Integer = 0
+    """What the masked part starts from: 0 its surroundings, 1 the picture, 2 noise, 3 nothing."""
+    inpaint_full_res: bool = True
+    """Draw the masked part alone, at `width` × `height`; the answer has the picture's own size."""
+    inpaint_full_res_padding: Integer = 0
+    inpainting_mask_invert: Integer = 0
+    initial_noise_multiplier: Number | None = None
+    latent_mask: Text | None = None
+    force_task_id: Text | None = None
+    sampler_index: Text = "Euler"
+    """The older name of `sampler_name`, used when that is empty."""
+    include_init_images: bool = False
+    """Whether `parameters` repeats the pictures."""
+    script_name: Text | None = None
+    script_args: list[Any] = []
+    send_images: bool = True
+    save_images: bool = False
+    alwayson_scripts: Object = {}
+    infotext: Text | None = None
+
+    model: Text | None = None
+    """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""
+
     def echo(self, version: CompatVersion) -> dict[str, Any]:
-        """The answer's `parameters`: the request after coercion, 50 keys for v1.7.0, 55 for v1.10.1."""
-        hidden = {"model"} | (NEWER_FIELDS if version == "v1.7.0" else set())
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in hidden}
+        """52 keys for v1.7.0, 57 for v1.10.1; the pictures only if they are asked for."""
+        parameters = super().echo(version)
+        return parameters if self.include_init_images else parameters | {"init_images": None, "mask": None}
 
 
 class OverrideSettings(LenientModel):
@@ -198,7 +247,7 @@ class OverrideSettings(LenientModel):
     tiling: bool | None = None
 
 
-class Txt2ImgResponse(BaseModel):
+class GenerationResponse(BaseModel):
     images: list[str]
     """PNG files in base64, each with its infotext in the `parameters` text chunk."""
     parameters: dict[str, Any]

@@ -11,6 +11,7 @@ import torch
 from engine import ops
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
+from engine.images import Canvas
 from engine.programs import Program, txt2img
 from engine.protocol import (
     InvalidJob,
@@ -168,10 +169,10 @@ def test_sizes_are_floored_to_multiples_of_eight(checkpoint: LoadedCheckpoint) -
 
 def altered(
     change: Callable[[Job, ops.Operation, Any], Any],
-) -> Callable[[Job, LoadedCheckpoint], Program]:
+) -> Callable[[Job, LoadedCheckpoint, Canvas | None], Program]:
     """txt2img whose results pass through `change` before the row sees them."""
 
-    def program(job: Job, checkpoint: LoadedCheckpoint) -> Program:
+    def program(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None) -> Program:
         inner = txt2img(job, checkpoint)
         operation = next(inner)
         try:
@@ -228,7 +229,7 @@ def test_error_inside_a_program_fails_its_own_row_only(checkpoint: LoadedCheckpo
 
 
 def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint) -> None:
-    def broken(job: Job, checkpoint: LoadedCheckpoint) -> Program:
+    def broken(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None) -> Program:
         raise ZeroDivisionError
         yield
 

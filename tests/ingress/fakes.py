@@ -1,3 +1,4 @@
+import base64
 import io
 from collections.abc import Sequence
 
@@ -37,6 +38,13 @@ class FakeBackend:
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> str:
+    """A picture as clients send it."""
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def result(job: Job) -> JobResult:

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.testclient import TestClient
 from ingress.app import build_app
 from ingress.auth import PUBLIC_PATHS
 from ingress.settings import Key, Settings
-from tests.ingress.fakes import FakeBackend
+from tests.ingress.fakes import FakeBackend, picture
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -80,6 +81,10 @@ def test_the_matrix_covers_every_route() -> None:
     assert {"/", "/docs", "/metrics", "/openapi.json", "/health/live", "/v1/sdapi/v1/txt2img"} <= paths
 
 
+BODY = json.dumps({"init_images": [picture()]}).encode()
+"""One that every route takes."""
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_without_a_key_every_route_but_the_public_ones_gives_the_same_401(
     anybody: TestClient, case: str
@@ -101,7 +106,7 @@ def test_without_a_key_every_route_but_the_public_ones_gives_the_same_401(
 def test_with_a_key_every_route_answers(anybody: TestClient, case: str) -> None:
     for method, path in ROUTES:
         headers = [*ADMITTED[case], (b"content-type", b"application/json")]
-        answer = anybody.request(method, path, headers=headers, content=b"{}")
+        answer = anybody.request(method, path, headers=headers, content=BODY)
         assert answer.status_code in (200, 204, 404), (method, path)
 
 

@@ -15,7 +15,7 @@ from tests.ingress.fakes import CHECKPOINTS
 NOW = datetime(2024, 3, 14, 16, 46, 34)
 
 
-def resolve(body: dict[str, Any], random: int = 0, **settings: Any) -> translate.Txt2Img:
+def resolve(body: dict[str, Any], random: int = 0, **settings: Any) -> translate.Generation:
     request = Txt2ImgRequest.model_validate(body)
     return translate.resolve(request, CHECKPOINTS, Settings(auth="off", **settings), Random(random), NOW)
 

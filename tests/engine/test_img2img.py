@@ -1,0 +1,170 @@
+"""img2img and inpainting as programs: which steps are made, and what stays."""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from engine.checkpoint import LoadedCheckpoint
+from engine.engine import Engine
+from engine.images import Canvas, Picture
+from engine.ops import Decode
+from engine.programs import draw
+from engine.protocol import SAMPLERS, InitImage, Job, Mask, StepStats
+from tests.jobs import make_job
+
+SIZE = 64
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def scene() -> Image.Image:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    return Image.fromarray(np.stack([x * 3, y * 3, x + y], axis=2).astype(np.uint8))
+
+
+def job_from(picture: Image.Image, mask: Mask | None = None, strength: float = 0.5, **changes: Any) -> Job:
+    mode = changes.pop("resize_mode", "stretch")
+    noise = changes.pop("noise_multiplier", 1.0)
+    init = InitImage(
+        image=png(picture),
+        denoising_strength=strength,
+        resize_mode=mode,
+        noise_multiplier=noise,
+        mask=mask,
+    )
+    return make_job(width=SIZE, height=SIZE, init=init, **changes)
+
+
+def middle(**changes: Any) -> Mask:
+    """The middle quarter."""
+    grey = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(grey).rectangle((16, 16, 47, 47), fill=255)
+    plain = Mask(
+        image=png(grey),
+        blur_x=0,
+        blur_y=0,
+        invert=False,
+        content="original",
+        only_masked=False,
+        padding=0,
+        soft=False,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list[StepStats]]:
+    """The finished pictures of jobs that run together, and the steps that were made."""
+    steps: list[StepStats] = []
+    engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
+    canvases = [Canvas.of(job) for job in jobs]
+    rows = [engine.add(job, canvas) for job, canvas in zip(jobs, canvases, strict=True)]
+    done: dict[int, Picture] = {}
+    while len(engine):
+        for left in engine.step():
+            assert isinstance(left.outcome, np.ndarray), left.outcome
+            done[left.row.id] = left.outcome
+    finished = [
+        canvas.finish(done[row]) if canvas else done[row] for row, canvas in zip(rows, canvases, strict=True)
+    ]
+    return finished, steps
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
+@pytest.mark.parametrize(("strength", "evaluations"), [(0, 1), (0.5, 11), (0.75, 16), (1, 20)])
+def test_the_contracts_number_of_steps_is_made(
+    checkpoint: LoadedCheckpoint, sampler: str, strength: float, evaluations: int
+) -> None:
+    _, steps = drawn(checkpoint, job_from(scene(), strength=strength, steps=20, sampler=sampler))
+    assert sum(s.operation == "evaluate" for s in steps) == evaluations
+
+
+@torch.inference_mode()
+def latent_of(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
+    """The latent that a job's picture is decoded from."""
+    program = draw(job, checkpoint, Canvas.of(job))
+    operation = next(program)
+    while not isinstance(operation, Decode):
+        (result,) = operation.run(checkpoint, [operation])
+        operation = program.send(result)
+    return operation.x
+
+
+@torch.inference_mode()
+def given_latent(checkpoint: LoadedCheckpoint) -> torch.Tensor:
+    return checkpoint.encoder([np.asarray(scene())])[0]
+
+
+def test_more_strength_leaves_less_of_the_picture(checkpoint: LoadedCheckpoint) -> None:
+    given = given_latent(checkpoint)
+    jobs = [job_from(scene(), strength=strength, steps=10) for strength in (0.1, 0.4, 0.7, 1.0)]
+    distances = [(latent_of(checkpoint, job) - given).norm().item() for job in jobs]
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_latent_outside_the_mask_is_the_given_one(checkpoint: LoadedCheckpoint, sampler: str) -> None:
+    latent = latent_of(checkpoint, job_from(scene(), middle(), sampler=sampler))
+    same = (latent == given_latent(checkpoint)).all(dim=0)
+    inside = torch.zeros_like(same)
+    inside[2:6, 2:6] = True
+    assert same[~inside].all()
+    assert not same[inside].any()
+
+
+@pytest.mark.parametrize("content", ["fill", "original", "latent noise", "latent nothing"])
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize("blur", [0, 2])
+def test_the_picture_outside_the_mask_comes_back_unchanged(
+    checkpoint: LoadedCheckpoint, content: str, only_masked: bool, blur: int
+) -> None:
+    mask = middle(content=content, only_masked=only_masked, blur_x=blur, blur_y=blur, padding=8)
+    (picture,), _ = drawn(checkpoint, job_from(scene(), mask))
+    changed = (picture != np.asarray(scene())).any(axis=2)
+    reach = int(2.5 * blur + 0.5)
+    inside = np.zeros_like(changed)
+    inside[16 - reach : 48 + reach, 16 - reach : 48 + reach] = True
+    assert not changed[~inside].any()
+    assert changed[inside].mean() > 0.5
+
+
+def test_every_masked_content_begins_differently(checkpoint: LoadedCheckpoint) -> None:
+    contents = ("fill", "original", "latent noise", "latent nothing")
+    jobs = [job_from(scene(), middle(content=content)) for content in contents]
+    pictures, _ = drawn(checkpoint, *jobs)
+    assert len({picture.tobytes() for picture in pictures}) == 4
+
+
+def test_the_noise_multiplier_scales_the_noise(checkpoint: LoadedCheckpoint) -> None:
+    jobs = [job_from(scene(), noise_multiplier=factor) for factor in (1.0, 0.5)]
+    plain, less = drawn(checkpoint, *jobs)[0]
+    assert (plain != less).any()
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "fill", "latent"])
+def test_any_picture_is_brought_to_the_size_asked_for(checkpoint: LoadedCheckpoint, mode: str) -> None:
+    (picture,), _ = drawn(checkpoint, job_from(scene().resize((90, 50)), resize_mode=mode))
+    assert picture.shape == (SIZE, SIZE, 3)
+
+
+def test_pictures_of_every_kind_share_calls_and_are_the_same_alone(checkpoint: LoadedCheckpoint) -> None:
+    jobs = [
+        make_job(steps=12, sampler="Heun"),
+        job_from(scene(), strength=0.2, steps=20),
+        job_from(scene(), strength=0.8, steps=10, sampler="DPM++ 2M", seed=3),
+        job_from(scene(), middle(), sampler="Euler a", guidance_scale=1.0),
+        job_from(scene(), middle(content="latent noise", only_masked=True), sampler="DPM++ 2M SDE", steps=8),
+    ]
+    together, steps = drawn(checkpoint, *jobs)
+    assert sum(s.operation == "evaluate" for s in steps) == 23
+    for picture, job in zip(together, jobs, strict=True):
+        (alone,), _ = drawn(checkpoint, job)
+        assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1
