@@ -1,8 +1,11 @@
-"""Which rows run next: pure policy, no tensors."""
+"""Which rows run next: pure policy, no tensors. `benchmarks/batcher_sim.py` compares it with others."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
+
+SMOOTHING = 0.5
+"""How much of a call's cost the newest measurement is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,34 +25,86 @@ class Waiting:
     max_rows: int | None = None
 
 
+class Costs:
+    """Seconds of a call by key and model rows, learnt from the calls that were made."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[Hashable, dict[int, float]] = {}
+
+    def observe(self, key: Hashable, rows: int, seconds: float) -> None:
+        known = self._seconds.setdefault(key, {})
+        last = known.get(rows, seconds)
+        known[rows] = last + SMOOTHING * (seconds - last)
+
+    def estimate(self, key: Hashable, rows: int) -> float:
+        """0 for a key never seen, so that it is soon known. Else from the nearest number of rows seen."""
+        known = self._seconds.get(key)
+        if not known:
+            return 0.0
+        nearest = min(known, key=lambda seen: abs(seen - rows))
+        return known[nearest] * max(1.0, rows / nearest)
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row from its first operation to `remove`; `operation` is None while it runs.
+
+    `longest` is the most evaluations it ever needed, `waited` the calls it has sat out in all, `skipped`
+    those since its last turn.
+    """
+
+    operation: Waiting | None
+    arrival: int
+    longest: int
+    waited: int = 0
+    skipped: int = 0
+
+    @property
+    def effort(self) -> float:
+        """Evaluations still needed, over the response ratio: how long it takes against how long it should."""
+        assert self.operation is not None
+        return (self.operation.remaining + 1) / (1 + self.waited / self.longest)
+
+
 class Batcher:
     """Chooses, among waiting operations, the ones that share the next call.
 
-    The key whose oldest operation waits longest, since it came or since its key last had a turn, goes
-    first, so no key starves. Within it, priority decides, then fewest remaining evaluations, where every
-    call that an operation had to sit out counts `ageing` evaluations in its favour, so no row starves
-    either.
+    The call that brings most rows nearest to their end goes first: the highest sum of 1 / effort per second
+    of its cost. For single rows of one cost that is shortest remaining work first (Schrage 1968), with the
+    weight of highest response ratio next (Brinch Hansen 1971), so that who has waited long counts more.
+    Within a call's key priority decides, then effort.
+
+    A row that has sat out `patience` calls is overdue and goes before all others, the longest skipped first.
+    So no row ever sits out more than patience + n calls on end, where at most n rows wait at a time.
     """
 
-    def __init__(self, max_rows: int, *, ageing: float = 1.0) -> None:
+    def __init__(self, max_rows: int, *, patience: int = 64) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}; it must be at least 1")
         self._max_rows = max_rows
-        self._ageing = ageing
+        self._patience = patience
         self._limits: dict[Hashable, int] = {}
-        self._waiting: dict[int, tuple[int, Waiting]] = {}
+        self._rows: dict[int, _Row] = {}
         self._arrivals = count()
-        self._skipped: dict[int, int] = {}
+        self._costs = Costs()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        """How many operations wait."""
+        return sum(row.operation is not None for row in self._rows.values())
 
     def put(self, operation: Waiting) -> None:
-        self._waiting[operation.row] = (next(self._arrivals), operation)
+        """Queue what a row asks for next."""
+        row = self._rows.setdefault(operation.row, _Row(None, 0, 1))
+        row.operation, row.arrival, row.skipped = operation, next(self._arrivals), 0
+        row.longest = max(row.longest, operation.remaining)
 
     def remove(self, row: int) -> None:
-        self._waiting.pop(row, None)
-        self._skipped.pop(row, None)
+        """Forget a row that has left or is to leave."""
+        self._rows.pop(row, None)
+
+    def observe(self, key: Hashable, rows: int, seconds: float) -> None:
+        """Learn what a call of `rows` model rows took."""
+        self._costs.observe(key, rows, seconds)
 
     def limit(self, key: Hashable, rows: int) -> None:
         """From now on at most `rows` model rows share a call of `key`: more did not fit in memory."""
@@ -63,27 +118,51 @@ class Batcher:
 
         A single operation wider than the limit runs alone.
         """
-        if not self._waiting:
+        groups = self._groups()
+        if not groups:
             return []
-        _, oldest = min(self._waiting.values(), key=lambda entry: entry[0])
-        ranked = sorted(self._of(oldest.key), key=self._rank)
-        chosen: list[int] = []
-        room = min(self.limit_of(oldest.key), oldest.max_rows or self._max_rows)
-        for _, operation in ranked:
-            if chosen and operation.width > room:
-                self._skipped[operation.row] = self._skipped.get(operation.row, 0) + 1
-                self.put(operation)  # behind the other keys: this one has had its turn
-                continue
-            chosen.append(operation.row)
-            room -= operation.width
-        for row in chosen:
-            self.remove(row)
+        batches = [self._fill(key, group) for key, group in groups.items()]
+        chosen = min(batches, key=self._rank_of_batch)
+        for operation in chosen:
+            self._rows[operation.row].operation = None
+        for row in self._rows.values():
+            if row.operation is not None:
+                row.skipped += 1
+                row.waited += 1
+        return [operation.row for operation in chosen]
+
+    def _groups(self) -> Mapping[Hashable, list[Waiting]]:
+        groups: dict[Hashable, list[Waiting]] = {}
+        for row in self._rows.values():
+            if row.operation is not None:
+                groups.setdefault(row.operation.key, []).append(row.operation)
+        return groups
+
+    def _fill(self, key: Hashable, waiting: Iterable[Waiting]) -> list[Waiting]:
+        chosen: list[Waiting] = []
+        ranked = sorted(waiting, key=self._rank)
+        room = min(self.limit_of(key), ranked[0].max_rows or self._max_rows)
+        for operation in ranked:
+            if not chosen or operation.width <= room:
+                chosen.append(operation)
+                room -= operation.width
         return chosen
 
-    def _of(self, key: Hashable) -> Iterator[tuple[int, Waiting]]:
-        return (entry for entry in self._waiting.values() if entry[1].key == key)
+    def _rank(self, operation: Waiting) -> tuple[float, ...]:
+        row = self._rows[operation.row]
+        if row.skipped >= self._patience:
+            return 0, -row.skipped
+        return 1, operation.priority, row.effort, row.arrival
 
-    def _rank(self, entry: tuple[int, Waiting]) -> tuple[int, float, int]:
-        arrival, operation = entry
-        age = self._ageing * self._skipped.get(operation.row, 0)
-        return operation.priority, operation.remaining - age, arrival
+    def _rank_of_batch(self, batch: list[Waiting]) -> tuple[float, ...]:
+        first = self._rows[batch[0].row]
+        if first.skipped >= self._patience:
+            return 0, -first.skipped
+        oldest = min(self._rows[operation.row].arrival for operation in batch)
+        return 1, min(operation.priority for operation in batch), -self._gain(batch), oldest
+
+    def _gain(self, batch: list[Waiting]) -> float:
+        """Rows brought to their end per second."""
+        cost = self._costs.estimate(batch[0].key, sum(operation.width for operation in batch))
+        gain = sum(1 / self._rows[operation.row].effort for operation in batch)
+        return gain / cost if cost else float("inf")
