@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: serve test lint format bench setup
+.PHONY: serve test fuzz lint format bench setup
 
 serve: $(READY) ## the service on this machine; PORT=9000 chooses another port
 	@PORT=$(PORT) exec $(BIN)/python -m deployments.serve serve_config.yaml
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+fuzz: $(READY) ## prompts made at random of the grammar's own pieces, for some minutes
+	$(BIN)/python -m pytest tests/engine/prompts/fuzz_plan.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check

@@ -25,7 +25,9 @@ from benchmarks.serving import RESULTS, machine
 from engine.checkpoint import DTYPES, assemble, read
 from engine.engine import Engine
 from engine.families import sd1
-from engine.protocol import SAMPLERS, Job, StepStats
+from engine.protocol import Job, StepStats
+
+SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
 
 Modules = tuple[nn.Module, nn.Module, nn.Module]
 """UNet, VAE, text encoder."""

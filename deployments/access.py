@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from deployments.config import GatewayConfig
+from deployments.styles import read_styles
 from ingress.settings import Key, Settings
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
@@ -60,6 +61,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         compat_version=config.compat_version,
         clip_skip=config.clip_skip,
         limits=config.limits,
+        styles=read_styles(config.styles_file) if config.styles_file else (),
     )
 
 

@@ -17,9 +17,11 @@ from engine.protocol import (
     AtelierError,
     Checkpoint,
     DeadlineExceeded,
+    EmbeddingFile,
     Job,
     JobFailed,
     JobResult,
+    LoraFile,
     Overloaded,
     Unavailable,
 )
@@ -114,15 +116,38 @@ class HandleBackend:
         return result
 
     async def metrics(self) -> str:
+        gateways, replicas = await asyncio.gather(
+            broadcast(self._get_handle(GATEWAY, self._application), "metrics_text"),
+            self._ask_replicas("metrics_text"),
+        )
+        return merge([*gateways, *replicas])
+
+    async def loras(self) -> Sequence[LoraFile]:
+        found: dict[str, LoraFile] = {}
+        for files in await self._ask_replicas("loras"):
+            for file in files:
+                found.setdefault(file.name, file)
+        return sorted(found.values(), key=lambda file: file.name.casefold())
+
+    async def refresh_loras(self) -> None:
+        await self._ask_replicas("refresh_loras")
+
+    async def embeddings(self) -> Sequence[EmbeddingFile]:
+        files = [file for replica in await self._ask_replicas("embeddings") for file in replica]
+        found: dict[str, EmbeddingFile] = {}
+        for file in sorted(files, key=lambda file: (not file.usable, file.name.casefold())):
+            found.setdefault(file.name, file)
+        return list(found.values())
+
+    async def _ask_replicas(self, method: str) -> list[Any]:
+        """What the replicas answer, those of the first checkpoint first."""
         running = {
-            entry.application
+            entry.application: self._get_handle(DIFFUSION, entry.application)
             for entry in self._entries.values()
             if self._availability.takes_jobs(entry.application)
         }
-        handles = [self._get_handle(GATEWAY, self._application)]
-        handles += [self._get_handle(DIFFUSION, application) for application in running]
-        answers = await asyncio.gather(*(broadcast(handle, "metrics_text") for handle in handles))
-        return merge(text for replicas in answers for text in replicas)
+        answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
+        return [answer for replicas in answers for answer in replicas]
 
     async def _run_until_done(self, job: Job) -> JobResult:
         """A job that a replica had accepted is not turned away later, when it comes again."""

@@ -57,15 +57,17 @@ class Offer(Config):
 class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
-    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line. `restart_seconds`: how long a
-    checkpoint that has lost its last replica still takes jobs, which then wait for the new one.
-    `max_losses`: a job that this many replicas died of, or with, is given up.
+    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
+    columns name, prompt and negative_prompt. `restart_seconds`: how long a checkpoint that has lost its
+    last replica still takes jobs, which then wait for the new one. `max_losses`: a job that this many
+    replicas died of, or with, is given up.
     """
 
     auth: Annotated[Literal["keys", "off"], BeforeValidator(_yaml_off)] = "keys"
     keys_file: Path | None = None
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
+    styles_file: Path | None = None
     limits: Limits = Limits()
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
@@ -98,17 +100,25 @@ class Autoscaling(Config):
 class CheckpointConfig(Config):
     """One checkpoint's `args`. A change of them restarts its replicas, and nobody else's.
 
-    `path` is the file on the machines that run the replicas. `device: auto` is CUDA where `num_gpus`
-    asks for any of it. `max_rows` bounds the model rows of one evaluation, where a guided job takes two.
-    `max_ongoing_jobs` (per replica) is the same number unless given: two batches of guided jobs, so that
-    the next are there when some leave. Up to `max_queued_jobs` more wait in each gateway replica.
-    `cpu_threads` is all cores for a CPU replica unless given. A replica whose step takes longer than
-    `step_timeout_seconds` is taken for stuck and replaced. One that is told to stop has
-    `drain_seconds` to finish its jobs: at least as long as the longest job.
+    `path` is the file on the machines that run the replicas, `loras_dir` a folder there whose LoRAs,
+    those in folders below it too, prompts may name; of those used lately each replica keeps
+    `loras_memory_mb` MiB loaded. An unknown name is a warning, or, with `strict_loras`, an error.
+    `embeddings_dir` has the textual-inversion embeddings that prompts may name; it is read when a replica
+    starts. `device: auto` is CUDA where `num_gpus` asks for any of it. `max_rows` bounds the model rows
+    of one evaluation, where a guided job takes two. `max_ongoing_jobs` (per replica) is the same number
+    unless given: two batches of guided jobs, so that the next are there when some leave. Up to
+    `max_queued_jobs` more wait in each gateway replica. `cpu_threads` is all cores for a CPU replica
+    unless given. A replica whose step takes longer than `step_timeout_seconds` is taken for stuck and
+    replaced. One that is told to stop has `drain_seconds` to finish its jobs: at least as long as the
+    longest job.
     """
 
     name: str = Field(min_length=1)
     path: Path
+    loras_dir: Path | None = None
+    loras_memory_mb: int = Field(default=1024, ge=1)
+    strict_loras: bool = False
+    embeddings_dir: Path | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_rows: int = Field(default=16, ge=1)

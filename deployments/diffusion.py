@@ -1,5 +1,6 @@
 """A replica pinned to one checkpoint: one engine, in one worker."""
 
+import asyncio
 import logging
 import os
 from typing import NoReturn
@@ -8,7 +9,7 @@ from ray import serve
 
 from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
-from engine.protocol import Checkpoint, Job, JobResult, Unavailable
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Unavailable
 
 logger = logging.getLogger("ray.serve")
 
@@ -24,13 +25,25 @@ class Diffusion:
 
         from engine.checkpoint import load_checkpoint
         from engine.engine import Engine
+        from engine.lora.store import LoraSettings
         from engine.worker import Worker
 
         if config.torch_device == "cpu":
             torch.set_num_threads(config.cpu_threads or len(os.sched_getaffinity(0)))
-        loaded = load_checkpoint(config.path, device=config.torch_device, dtype=config.dtype)
+        loras = LoraSettings(
+            folder=config.loras_dir, max_bytes=config.loras_memory_mb * 2**20, strict=config.strict_loras
+        )
+        loaded = load_checkpoint(
+            config.path,
+            device=config.torch_device,
+            dtype=config.dtype,
+            loras=loras,
+            embeddings=config.embeddings_dir,
+        )
         self._config = config
         self._sha256 = loaded.sha256
+        self._loras = loaded.loras
+        self._embeddings = loaded.embeddings.listing()
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica)
         self._worker = Worker(Engine(loaded, max_rows=config.max_rows, on_step=self._metrics.observe_step))
@@ -47,6 +60,15 @@ class Diffusion:
 
     def describe(self) -> Checkpoint:
         return Checkpoint(name=self._config.name, filename=self._config.path.name, sha256=self._sha256)
+
+    def loras(self) -> list[LoraFile]:
+        return self._loras.listing()
+
+    def embeddings(self) -> list[EmbeddingFile]:
+        return self._embeddings
+
+    async def refresh_loras(self) -> None:
+        await asyncio.to_thread(self._loras.refresh)
 
     def metrics_text(self) -> str:
         running, waiting = self._worker.load

@@ -1,8 +1,9 @@
 """Checkpoint files -> what rows run on. Local files only, safetensors only, nothing from the network."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,9 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.codec import Decoder, Encoder
-from engine.conditioning import Conditioner, Tokenizer
+from engine.conditioning import Conditioner, Tokenizer, Vector
 from engine.denoiser import Denoiser
+from engine.embeddings import NO_EMBEDDINGS, Library, load_embeddings
 from engine.families import sd1
+from engine.lora.file import layers
+from engine.lora.layers import RowLoras
+from engine.lora.store import LoraSettings, LoraStore
 from engine.protocol import CheckpointError
 from engine.schedules import scaled_linear
 from engine.tokenizer import load_tokenizer
@@ -23,6 +28,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+NO_LORAS = LoraSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,8 @@ class LoadedCheckpoint:
     denoiser: Denoiser
     encoder: Encoder
     decoder: Decoder
+    loras: LoraStore
+    embeddings: Library
 
 
 class ClipTextEncoder:
@@ -43,14 +52,33 @@ class ClipTextEncoder:
     def __init__(self, model: Any) -> None:
         self._model = model
         self.num_layers: int = model.config.num_hidden_layers
+        self.width: int = model.config.hidden_size
 
-    def hidden_states(self, tokens: Tensor, skip: int) -> Tensor:
-        states = self._model(tokens, output_hidden_states=True).hidden_states
+    def hidden_states(self, tokens: Tensor, skip: int, vectors: Sequence[Vector]) -> Tensor:
+        embedding: nn.Module = self._model.get_input_embeddings()
+        with embedding.register_forward_hook(partial(_insert, vectors)):
+            states = self._model(tokens, output_hidden_states=True).hidden_states
         normed: Tensor = self._model.final_layer_norm(states[-skip])
         return normed
 
 
-def load_checkpoint(path: Path, *, device: str = "auto", dtype: str = "auto") -> LoadedCheckpoint:
+def _insert(vectors: Sequence[Vector], module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    """A forward hook: embeddings' vectors in their places among the tokens' own."""
+    if not vectors:
+        return output
+    rows, positions, values = zip(*vectors, strict=True)
+    places = torch.tensor([rows, positions], device=output.device)
+    return output.index_put(tuple(places), torch.stack(values).to(output.device, output.dtype))
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    loras: LoraSettings = NO_LORAS,
+    embeddings: Path | None = None,
+) -> LoadedCheckpoint:
     """Read a .safetensors file in the original LDM layout.
 
     `dtype` "auto" is float16 on a GPU and float32 on a CPU. The VAE stays in float32 where the rest is
@@ -59,7 +87,17 @@ def load_checkpoint(path: Path, *, device: str = "auto", dtype: str = "auto") ->
     """
     target = _device(device)
     unet, vae, text_encoder = sd1.build(*read(path))
-    return assemble(unet, vae, text_encoder, device=target, dtype=_dtype(dtype, target), sha256=_sha256(path))
+    width = ClipTextEncoder(text_encoder).width
+    loaded = assemble(
+        unet,
+        vae,
+        text_encoder,
+        device=target,
+        dtype=_dtype(dtype, target),
+        loras=loras,
+        embeddings=load_embeddings(embeddings, width) if embeddings else NO_EMBEDDINGS,
+    )
+    return replace(loaded, sha256=_sha256(path))
 
 
 def assemble(
@@ -69,19 +107,28 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    sha256: str = "",
+    loras: LoraSettings = NO_LORAS,
+    embeddings: Library = NO_EMBEDDINGS,
 ) -> LoadedCheckpoint:
-    """A checkpoint from its modules, moved to where and how they shall run."""
+    """A checkpoint from its modules, moved to where and how they shall run; it has no digest."""
     vae_dtype = torch.float32 if dtype is torch.float16 else dtype
     for module, own in ((unet, dtype), (text_encoder, dtype), (vae, vae_dtype)):
         nn.Module.to(module.eval().requires_grad_(False), device, own)  # diffusers' own `to` warns
     return LoadedCheckpoint(
-        sha256=sha256,
+        sha256="",
         device=device,
-        conditioner=Conditioner(ClipTextEncoder(text_encoder), cast(Tokenizer, load_tokenizer()), device),
+        conditioner=Conditioner(
+            ClipTextEncoder(text_encoder),
+            cast(Tokenizer, load_tokenizer()),
+            device,
+            loras=RowLoras(text_encoder, lambda lora: lora.text_encoder),
+            embeddings=embeddings,
+        ),
         denoiser=Denoiser(unet, scaled_linear()),
         encoder=Encoder(vae),
         decoder=Decoder(vae),
+        loras=LoraStore(loras, layers(unet, text_encoder), device=device, dtype=dtype),
+        embeddings=embeddings,
     )
 
 

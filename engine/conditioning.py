@@ -1,17 +1,29 @@
-"""Prompts -> conditioning: tokens, 75-token chunks, emphasis, clip skip, a cache."""
+"""Prompts -> conditioning: tokens, embeddings, 75-token chunks, emphasis, clip skip, a cache."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from engine.embeddings import NO_EMBEDDINGS, Library, Vocabulary
+from engine.lora.layers import RowLoras, Weighted
 from engine.prompts import Prompt
+from engine.protocol import InvalidJob
 
 CHUNK = 75
 COMMA_BACKTRACK = 20
+MAX_CHUNKS = 16
+
+Key = tuple[Prompt, int, bool, tuple[tuple[str, float], ...]]
+"""A prompt, its clip skip, whether emphasis keeps the mean, and the (digest, weight) of its LoRAs."""
+
+Vector = tuple[int, int, Tensor]
+"""(chunk, position, what stands there in place of the token's own embedding)."""
 
 
 class Tokenizer(Protocol):
@@ -26,19 +38,22 @@ class TextEncoder(Protocol):
 
     num_layers: int
 
-    def hidden_states(self, tokens: Tensor, skip: int) -> Tensor:
+    def hidden_states(self, tokens: Tensor, skip: int, vectors: Sequence[Vector]) -> Tensor:
         """(chunks, 77) token ids -> (chunks, 77, channels): layer −skip, then the final layer norm."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """At most 75 tokens with their weights; `last_comma` is the position behind the last comma."""
+    """At most 75 tokens, or vectors in the place of some, with their weights.
 
-    tokens: list[int] = field(default_factory=list)
+    `last_comma` is the position behind the last comma.
+    """
+
+    tokens: list[int | Tensor] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     last_comma: int = -1
 
-    def append(self, token: int, weight: float) -> None:
+    def append(self, token: int | Tensor, weight: float) -> None:
         self.tokens.append(token)
         self.weights.append(weight)
 
@@ -49,8 +64,8 @@ class Chunk:
         return rest
 
 
-def chunked(prompt: Prompt, tokenizer: Tokenizer) -> list[Chunk]:
-    """Fill chunks of 75 tokens in order; BREAK closes one early.
+def chunked(prompt: Prompt, tokenizer: Tokenizer, vocabulary: Vocabulary) -> list[Chunk]:
+    """Fill chunks of 75 tokens in order; BREAK closes one early, and so does an embedding that has no room.
 
     Where a chunk overflows within 20 tokens behind a comma, what follows the comma moves to the next one,
     so that a phrase is not torn apart.
@@ -61,13 +76,28 @@ def chunked(prompt: Prompt, tokenizer: Tokenizer) -> list[Chunk]:
         if text is None:
             chunks.append(Chunk())
             continue
-        for token in tokenizer.encode(text, add_special_tokens=False):
-            if len(chunks[-1].tokens) == CHUNK:
-                chunks.append(_overflow(chunks[-1], token == comma))
-            chunks[-1].append(token, weight)
-            if token == comma:
-                chunks[-1].last_comma = len(chunks[-1].tokens)
+        for token in vocabulary.inserted(tokenizer.encode(text, add_special_tokens=False)):
+            if isinstance(token, int):
+                _add_token(chunks, token, weight, comma)
+            else:
+                _add_vectors(chunks, token, weight)
     return chunks
+
+
+def _add_token(chunks: list[Chunk], token: int, weight: float, comma: int) -> None:
+    if len(chunks[-1].tokens) == CHUNK:
+        chunks.append(_overflow(chunks[-1], token == comma))
+    chunks[-1].append(token, weight)
+    if token == comma:
+        chunks[-1].last_comma = len(chunks[-1].tokens)
+
+
+def _add_vectors(chunks: list[Chunk], vectors: Tensor, weight: float) -> None:
+    """An embedding stays in one piece."""
+    if len(chunks[-1].tokens) + len(vectors) > CHUNK:
+        chunks.append(Chunk())
+    for vector in vectors:
+        chunks[-1].append(vector, weight)
 
 
 def _overflow(full: Chunk, comma_comes: bool) -> Chunk:
@@ -85,44 +115,78 @@ class Conditioner:
         device: torch.device,
         *,
         cache_size: int = 256,
+        loras: RowLoras | None = None,
+        embeddings: Library = NO_EMBEDDINGS,
     ) -> None:
         self._text_encoder = text_encoder
         self._tokenizer = tokenizer
         self._device = device
-        self._cache: OrderedDict[tuple[Prompt, int], Tensor] = OrderedDict()
+        self._cache: OrderedDict[Key, Tensor] = OrderedDict()
         self._cache_size = cache_size
+        self._loras = loras
+        vocabulary = Vocabulary(
+            (tokenizer.encode(name, add_special_tokens=False), vectors)
+            for name, vectors in embeddings.loaded.items()
+        )
+        split = partial(chunked, tokenizer=tokenizer, vocabulary=vocabulary)
+        self._chunks: Callable[[Prompt], Sequence[Chunk]] = lru_cache(cache_size)(split)
 
-    def __call__(self, prompts: Sequence[Prompt], clip_skip: int) -> list[Tensor]:
-        """Each prompt as (77 · chunks, channels). `clip_skip` 1 is the last layer, 2 the one before, …"""
-        found: dict[Prompt, Tensor] = {}
-        for prompt in dict.fromkeys(prompts):
-            if (cached := self._cache.get((prompt, clip_skip))) is not None:
-                self._cache.move_to_end((prompt, clip_skip))
-                found[prompt] = cached
-        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+    def check(self, prompts: Sequence[Prompt], field: str) -> None:
+        """Raises InvalidJob, naming `field`, for a prompt of more chunks than a job may have."""
+        longest = max(len(self._chunks(prompt)) for prompt in prompts)
+        if longest > MAX_CHUNKS:
+            raise InvalidJob(f"{field}: {longest} chunks of {CHUNK} tokens; allowed are up to {MAX_CHUNKS}")
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        clip_skip: int,
+        loras: Sequence[Sequence[Weighted]] = (),
+        *,
+        keep_mean: bool = True,
+    ) -> list[Tensor]:
+        """Each prompt as (77 · chunks, channels). `clip_skip` 1 is the last layer, 2 the one before, …
+
+        `keep_mean`: emphasis leaves a chunk's mean as it was. `loras` are each prompt's own; none at all is
+        none for every prompt.
+        """
+        rows = loras or [()] * len(prompts)
+        keys = [(p, clip_skip, keep_mean, _names(row)) for p, row in zip(prompts, rows, strict=True)]
+        found: dict[Key, Tensor] = {}
+        for key in dict.fromkeys(keys):
+            if (cached := self._cache.get(key)) is not None:
+                self._cache.move_to_end(key)
+                found[key] = cached
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
         if missing:
-            found.update(self._encode(missing, clip_skip))
-        return [found[prompt] for prompt in prompts]
+            found.update(self._encode(missing, clip_skip, keep_mean))
+        return [found[key] for key in keys]
 
-    def _encode(self, prompts: Sequence[Prompt], clip_skip: int) -> dict[Prompt, Tensor]:
-        split = [chunked(prompt, self._tokenizer) for prompt in prompts]
+    def _encode(
+        self, rows: Mapping[Key, Sequence[Weighted]], clip_skip: int, keep_mean: bool
+    ) -> dict[Key, Tensor]:
+        split = [self._chunks(prompt) for prompt, *_ in rows]
         chunks = [chunk for prompt in split for chunk in prompt]
         skip = min(clip_skip, self._text_encoder.num_layers)
-        hidden = self._text_encoder.hidden_states(self._tokens(chunks), skip)
-        weighted = iter(_emphasised(hidden, self._weights(chunks)))
+        with self._added([row for row, parts in zip(rows.values(), split, strict=True) for _ in parts]):
+            hidden = self._text_encoder.hidden_states(self._tokens(chunks), skip, _vectors(chunks))
+        weighted = iter(_emphasised(hidden, self._weights(chunks), keep_mean=keep_mean))
         encoded = {
-            prompt: torch.cat([next(weighted) for _ in parts])
-            for prompt, parts in zip(prompts, split, strict=True)
+            key: torch.cat([next(weighted) for _ in parts]) for key, parts in zip(rows, split, strict=True)
         }
-        for prompt, conditioning in encoded.items():
-            self._cache[prompt, clip_skip] = conditioning
+        for key, conditioning in encoded.items():
+            self._cache[key] = conditioning
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return encoded
 
+    def _added(self, chunks: Sequence[Sequence[Weighted]]) -> AbstractContextManager[None]:
+        return self._loras.added(chunks) if self._loras else nullcontext()
+
     def _tokens(self, chunks: Sequence[Chunk]) -> Tensor:
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        rows = [[bos, *c.tokens, *[eos] * (CHUNK - len(c.tokens)), eos] for c in chunks]
+        ids = [[token if isinstance(token, int) else bos for token in c.tokens] for c in chunks]
+        rows = [[bos, *row, *[eos] * (CHUNK - len(row)), eos] for row in ids]
         return torch.tensor(rows, device=self._device)
 
     def _weights(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -130,13 +194,30 @@ class Conditioner:
         return torch.tensor(rows, device=self._device)
 
 
-def _emphasised(hidden: Tensor, weights: Tensor) -> Tensor:
-    """z · w, then scaled so that each chunk keeps its mean; a chunk without weights is left as it is.
+def _names(loras: Sequence[Weighted]) -> tuple[tuple[str, float], ...]:
+    """What tells rows' LoRAs apart in the cache; those without a part for the text encoder do not count."""
+    return tuple((lora.digest, weight) for lora, weight in loras if weight and lora.text_encoder)
+
+
+def _vectors(chunks: Sequence[Chunk]) -> list[Vector]:
+    """Behind the token that begins every chunk."""
+    return [
+        (row, position, token)
+        for row, chunk in enumerate(chunks)
+        for position, token in enumerate(chunk.tokens, start=1)
+        if isinstance(token, Tensor)
+    ]
+
+
+def _emphasised(hidden: Tensor, weights: Tensor, *, keep_mean: bool) -> Tensor:
+    """z · w, then, to keep the mean, scaled per chunk; a chunk without weights is left as it is.
 
     hidden (chunks, 77, channels), weights (chunks, 77).
     """
     z = hidden.float()
     weighted = z * weights[:, :, None]
+    if not keep_mean:
+        return weighted.to(hidden.dtype)
     mean, weighted_mean = (t.mean(dim=(1, 2), keepdim=True) for t in (z, weighted))
     scale = torch.where(weighted_mean.abs() > 1e-8, mean / weighted_mean, torch.ones_like(mean))
     plain = (weights == 1).all(dim=1)[:, None, None]

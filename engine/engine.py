@@ -15,6 +15,7 @@ import torch
 from engine.batcher import Batcher, Waiting
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
+from engine.lora.job import JobLoras, job_loras
 from engine.ops import Operation, Picture
 from engine.programs import Program, draw
 from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
@@ -57,7 +58,7 @@ class Engine:
         *,
         max_rows: int = 16,
         on_step: Callable[[StepStats], None] = lambda stats: None,
-        program: Callable[[Job, LoadedCheckpoint, Canvas | None], Program] = draw,
+        program: Callable[[Job, LoadedCheckpoint, Canvas | None, JobLoras], Program] = draw,
     ) -> None:
         self.checkpoint = checkpoint
         self._on_step = on_step
@@ -74,12 +75,15 @@ class Engine:
         """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
         return sum(row.started is not None for row in list(self._rows.values()))
 
-    def add(self, job: Job, canvas: Canvas | None = None) -> int:
+    def add(self, job: Job, canvas: Canvas | None = None, loras: JobLoras | None = None) -> int:
         """Admit a job and return its row; it joins the next step. `canvas` is `Canvas.of(job)`.
+
+        `loras` are its `job_loras`; looked up here unless given, which stops all rows while one is loaded.
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
-        program = self._program(job, self.checkpoint, canvas)
+        loras = job_loras(job, self.checkpoint.loras) if loras is None else loras
+        program = self._program(job, self.checkpoint, canvas, loras)
         try:
             operation = next(program)
         except Exception as error:
@@ -106,9 +110,12 @@ class Engine:
         for row in batch:
             row.started = began if row.started is None else row.started
         results = self._run([row.operation for row in batch])
+        if self.checkpoint.device.type == "cuda":
+            torch.cuda.synchronize(self.checkpoint.device)  # else a call is only queued, its time unknown
         ran = time.monotonic()
         operation = batch[0].operation.name
         rows = sum(row.operation.width for row in batch)
+        self._batcher.observe(batch[0].operation.key, rows, ran - began)
         for row in batch:
             row.spent[operation] = row.spent.get(operation, 0.0) + ran - row.asked
             row.evaluations += operation == "evaluate"

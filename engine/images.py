@@ -234,5 +234,5 @@ def filled(picture: Image.Image, mask: Image.Image) -> Image.Image:
 def latent_mask(mask: Image.Image, *, soft: bool) -> npt.NDArray[np.float32]:
     """A mask at an eighth of its size, 0 to 1; rounded to 0 or 1 unless `soft`."""
     small = mask.resize((mask.width // 8, mask.height // 8), Image.Resampling.BOX)
-    values = np.asarray(small, np.float32) / 255
-    return values if soft else np.floor(values + 0.5)
+    values: npt.NDArray[np.float32] = np.asarray(small, np.float32) / np.float32(255)
+    return values if soft else values.round()

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.lora.layers import Weighted
 from engine.prompts import Prompt
+from engine.upscalers import upscale
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -35,18 +37,23 @@ class Operation(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encode:
-    """Prompts to conditionings (77 · chunks, channels), one each."""
+    """Prompts to conditionings (77 · chunks, channels), one each, all with the row's `loras`.
+
+    `keep_mean`: emphasis leaves the mean of a chunk as it was.
+    """
 
     name: ClassVar[str] = "encode"
     max_rows: ClassVar[int | None] = 64
 
     prompts: Sequence[Prompt]
     clip_skip: int
+    keep_mean: bool
     remaining: int
+    loras: Sequence[Weighted] = ()
 
     @property
     def key(self) -> Hashable:
-        return self.name, self.clip_skip
+        return self.name, self.clip_skip, self.keep_mean
 
     @property
     def width(self) -> int:
@@ -55,7 +62,9 @@ class Encode:
     @classmethod
     def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[list[Tensor]]:
         prompts = [prompt for op in batch for prompt in op.prompts]
-        encoded = iter(checkpoint.conditioner(prompts, batch[0].clip_skip))
+        loras = [op.loras for op in batch for _ in op.prompts]
+        first = batch[0]
+        encoded = iter(checkpoint.conditioner(prompts, first.clip_skip, loras, keep_mean=first.keep_mean))
         return [[next(encoded) for _ in op.prompts] for op in batch]
 
 
@@ -80,18 +89,48 @@ class EncodeImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Upscale:
+    """A picture (h, w, 3) to one of `size`, (width, height) in pixels."""
+
+    name: ClassVar[str] = "upscale"
+    max_rows: ClassVar[int | None] = 4
+    width: ClassVar[int] = 1
+
+    pixels: Picture
+    size: tuple[int, int]
+    upscaler: str
+    remaining: int
+
+    @property
+    def key(self) -> Hashable:
+        return self.name, self.pixels.shape, self.size, self.upscaler
+
+    @classmethod
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Picture]:
+        first = batch[0]
+        return upscale([op.pixels for op in batch], first.size, first.upscaler, checkpoint.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Evaluate:
-    """x (4, h, w) at σ to `denoised`, guided by cond away from uncond; uncond None is guidance 1."""
+    """x (4, h, w) at σ to `denoised`, guided by conds, each with its weight, away from uncond.
+
+    uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
+    The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
+    `loras` are the row's own, and no part of the key.
+    """
 
     name: ClassVar[str] = "evaluate"
     max_rows: ClassVar[int | None] = None
 
     x: Tensor
     sigma: float
-    cond: Tensor
+    conds: Sequence[tuple[Tensor, float]]
     uncond: Tensor | None
     guidance_scale: float
     remaining: int
+    loras: Sequence[Weighted] = ()
+    both: bool = False
 
     @property
     def key(self) -> Hashable:
@@ -100,16 +139,18 @@ class Evaluate:
 
     @property
     def width(self) -> int:
-        return 1 if self.uncond is None else 2
+        return len(self.conds) + (self.uncond is not None)
 
     @classmethod
     def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Tensor]:
         return checkpoint.denoiser(
             x=[op.x for op in batch],
             sigma=[op.sigma for op in batch],
-            cond=[op.cond for op in batch],
+            conds=[op.conds for op in batch],
             uncond=[op.uncond for op in batch],
             guidance_scale=[op.guidance_scale for op in batch],
+            loras=[op.loras for op in batch],
+            both=[op.both for op in batch],
         )
 
 

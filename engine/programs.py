@@ -1,7 +1,7 @@
 """What makes a picture, as straight-line programs over operations: rows are instances of these."""
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,105 +10,111 @@ from torch.nn.functional import interpolate
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
-from engine.noise import Noise
-from engine.ops import Decode, Encode, EncodeImage, Evaluate, Operation, Picture
-from engine.prompts import parse
-from engine.protocol import InvalidJob, Job
-from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
-from engine.schedules import SCHEDULES, TRAIN_STEPS, NoiseLevels, ddim
+from engine.lora.job import JobLoras
+from engine.ops import Decode, EncodeImage, Operation, Picture, Upscale
+from engine.passes import Pass
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, InvalidJob, Job
+from engine.samplers import Evaluations
+from engine.upscalers import upscale_latent
 
 Program = Generator[Operation, Any, Picture]
 
 
-def draw(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None) -> Program:
-    """The program of a job; `canvas` is its given picture, prepared, if it has one.
+def draw(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
+    """The program of a job; `canvas` is its given picture, prepared, if it has one, `loras` what it names.
 
     Raises InvalidJob at its first step, before any work, where the job asks for the impossible.
     """
-    if canvas is None:
-        return txt2img(job, checkpoint)
-    return img2img(job, checkpoint, canvas)
+    if canvas is not None:
+        return img2img(job, checkpoint, canvas, loras)
+    return txt2img(job, checkpoint, loras) if job.hires is None else hires_fix(job, checkpoint, loras)
 
 
-def txt2img(job: Job, checkpoint: LoadedCheckpoint) -> Program:
-    sampler = _sampler(job)
-    sigmas = _sigmas(job, sampler, checkpoint.denoiser.levels)
-    evaluations = sampler.evaluations(sigmas)
-    guidance = yield from _guidance(job, evaluations)
-    noise = _noise(job, checkpoint)
-    x = noise.initial * sigmas[0]
-    x = yield from _guided(sampler.run(x, sigmas, noise.step, _settings(job)), guidance, evaluations)
+def txt2img(job: Job, checkpoint: LoadedCheckpoint, loras: JobLoras) -> Program:
+    x = yield from _first_pass(Pass.of(job, checkpoint, loras), checkpoint)
     picture: Picture = yield Decode(x=x)
     return picture
 
 
-def img2img(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas) -> Program:
-    """The last of the sampling steps from a given picture: int(strength · steps) + 1 of them."""
+def _first_pass(only: Pass, checkpoint: LoadedCheckpoint) -> Generator[Operation, Any, Tensor]:
+    """From noise alone."""
+    conditioning = yield from only.encode()
+    noise = only.noise(checkpoint)
+    x = noise.initial * only.sampler.initial_scale(only.sigmas[0])
+    return (yield from only.sample(x, noise, conditioning))
+
+
+def hires_fix(job: Job, checkpoint: LoadedCheckpoint, loras: JobLoras) -> Program:
+    """A small picture first, enlarged, then the last sampling steps once more at the larger size."""
+    assert job.hires is not None
+    hires = job.hires
+    if hires.upscaler not in (*LATENT_UPSCALERS, *IMAGE_UPSCALERS):
+        raise InvalidJob(
+            f"hr_upscaler {hires.upscaler!r} is not one of {', '.join((*LATENT_UPSCALERS, *IMAGE_UPSCALERS))}"
+        )
+    second = Pass.of(
+        job.second_pass(),
+        checkpoint,
+        loras.second or loras,
+        strength=hires.denoising_strength,
+        exact_steps=True,
+        before=job.steps,
+    )
+    after = second.evaluations if hires.denoising_strength else 0
+    x = yield from _first_pass(Pass.of(job, checkpoint, loras, after=after), checkpoint)
+    x = yield from _enlarged(x, hires, after)
+    if hires.denoising_strength:
+        conditioning = yield from second.encode()
+        noise = second.noise(checkpoint)
+        x = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditioning)
+    picture: Picture = yield Decode(x=x)
+    return picture
+
+
+def _enlarged(x: Tensor, hires: Hires, remaining: int) -> Generator[Operation, Any, Tensor]:
+    """The first pass' latent at the size of the second, by way of a picture where the upscaler needs one."""
+    width, height = hires.upscaled_width // 8, hires.upscaled_height // 8
+    if hires.upscaler in LATENT_UPSCALERS:
+        x = upscale_latent(x, (width, height), hires.upscaler)
+    else:
+        pixels = yield Decode(x=x)
+        size = (8 * width, 8 * height)
+        pixels = yield Upscale(pixels=pixels, size=size, upscaler=hires.upscaler, remaining=remaining)
+        x = yield EncodeImage(pixels=pixels, remaining=remaining)
+    return _middle(x, hires.height // 8, hires.width // 8)
+
+
+def _middle(x: Tensor, height: int, width: int) -> Tensor:
+    """(4, h, w), cut to (4, height, width)."""
+    top, left = (x.shape[1] - height) // 2, (x.shape[2] - width) // 2
+    return x[:, top : top + height, left : left + width]
+
+
+def img2img(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas, loras: JobLoras) -> Program:
+    """The last sampling steps, from a given picture; where it has a mask, inside that alone."""
     assert job.init is not None
-    sampler = _sampler(job)
-    kept = int(min(job.init.denoising_strength, 0.999) * job.steps) + 1
-    sigmas = _sigmas(job, sampler, checkpoint.denoiser.levels)[-(kept + 1) :]
-    evaluations = sampler.evaluations(sigmas)
-    guidance = yield from _guidance(job, evaluations)
-    noise = _noise(job, checkpoint)
-    init = yield EncodeImage(pixels=canvas.pixels, remaining=evaluations)
-    init = _of_size(init, noise.initial)
-    repaint = None if canvas.repaint is None else torch.from_numpy(canvas.repaint).to(checkpoint.device)
-    if repaint is not None and job.init.mask is not None:
-        init = _content(init, repaint, noise.initial, job.init.mask.content)
-    x = init + noise.initial * (sigmas[0] * job.init.noise_multiplier)
-    evaluating = sampler.run(x, sigmas, noise.step, _settings(job))
-    if repaint is not None:
-        evaluating = _inside(repaint, init, evaluating)
-    x = yield from _guided(evaluating, guidance, evaluations)
+    init = job.init
+    only = Pass.of(job, checkpoint, loras, strength=init.denoising_strength, exact_steps=init.exact_steps)
+    conditioning = yield from only.encode()
+    noise = only.noise(checkpoint)
+    given = yield EncodeImage(pixels=canvas.pixels, remaining=only.remaining)
+    given = _of_size(given, noise.initial)
+    inside = None
+    if canvas.repaint is not None and init.mask is not None:
+        repaint = torch.from_numpy(canvas.repaint).to(checkpoint.device)
+        given = _content(given, repaint, noise.initial, init.mask.content)
+        inside = partial(_inside, repaint, given)
+    x = given + noise.initial * (only.sigmas[0] * init.noise_multiplier)
+    x = yield from only.sample(x, noise, conditioning, inside)
     picture: Picture = yield Decode(x=x)
     return picture
 
 
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """What evaluations are conditioned on; `uncond` None is guidance 1."""
-
-    cond: Tensor
-    uncond: Tensor | None
-    scale: float
-
-
-def _guidance(job: Job, evaluations: int) -> Generator[Operation, Any, Guidance]:
-    prompts = [parse(job.prompt)]
-    if job.guidance_scale != 1.0:
-        prompts.append(parse(job.negative_prompt, negative=True))
-    cond, *uncond = yield Encode(prompts=prompts, clip_skip=job.clip_skip, remaining=evaluations)
-    return Guidance(cond, uncond[0] if uncond else None, job.guidance_scale)
-
-
-def _guided(
-    evaluating: Evaluations, guidance: Guidance, evaluations: int
-) -> Generator[Operation, Tensor, Tensor]:
-    """A sampler's (x, σ) as operations of this row, to its finished latent."""
-    try:
-        x, sigma = next(evaluating)
-        for remaining in range(evaluations, -1, -1):
-            denoised = yield Evaluate(
-                x=x,
-                sigma=sigma,
-                cond=guidance.cond,
-                uncond=guidance.uncond,
-                guidance_scale=guidance.scale,
-                remaining=remaining,
-            )
-            x, sigma = evaluating.send(denoised)
-    except StopIteration as finished:
-        latent: Tensor = finished.value
-        return latent
-    raise AssertionError("a sampler made more evaluations than it said")
-
-
-def _inside(repaint: Tensor, init: Tensor, evaluating: Evaluations) -> Evaluations:
-    """A sampler that finds, outside of what is to be repainted, that `init` is the clean latent."""
+def _inside(repaint: Tensor, given: Tensor, evaluating: Evaluations) -> Evaluations:
+    """A sampler that finds, outside of what is to be repainted, that `given` is the clean latent."""
 
     def blended(x: Tensor) -> Tensor:
-        return repaint * x + (1 - repaint) * init
+        return repaint * x + (1 - repaint) * given
 
     try:
         x, sigma = next(evaluating)
@@ -119,50 +125,17 @@ def _inside(repaint: Tensor, init: Tensor, evaluating: Evaluations) -> Evaluatio
         return blended(finished.value)
 
 
-def _content(init: Tensor, repaint: Tensor, noise: Tensor, content: str) -> Tensor:
+def _content(given: Tensor, repaint: Tensor, noise: Tensor, content: str) -> Tensor:
     """What the masked part starts from, in the latent."""
     match content:
         case "latent noise":
-            return (1 - repaint) * init + repaint * noise
+            return (1 - repaint) * given + repaint * noise
         case "latent nothing":
-            return (1 - repaint) * init
-    return init  # what is filled was filled in the picture
+            return (1 - repaint) * given
+    return given  # what is filled was filled in the picture
 
 
 def _of_size(latent: Tensor, like: Tensor) -> Tensor:
     if latent.shape == like.shape:
         return latent
     return interpolate(latent[None], like.shape[1:], mode="bilinear")[0]
-
-
-def _noise(job: Job, checkpoint: LoadedCheckpoint) -> Noise:
-    shape = (4, job.height // 8, job.width // 8)
-    return Noise(job.seed, shape, checkpoint.device, seed_delta=job.eta_noise_seed_delta)
-
-
-def _sampler(job: Job) -> Sampler:
-    if job.sampler not in SAMPLERS:
-        raise InvalidJob(f"sampler {job.sampler!r} is not one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[job.sampler]
-
-
-def _sigmas(job: Job, sampler: Sampler, levels: NoiseLevels) -> Sequence[float]:
-    if job.steps < 1:
-        raise InvalidJob(f"steps is {job.steps}; at least 1 is needed")
-    if sampler.walks_timesteps:
-        if job.steps > TRAIN_STEPS:
-            raise InvalidJob(f"steps is {job.steps}; {job.sampler} has {TRAIN_STEPS} at most")
-        return ddim(levels, job.steps)
-    if job.schedule not in SCHEDULES:
-        raise InvalidJob(f"schedule {job.schedule!r} is not one of {', '.join(SCHEDULES)}")
-    return SCHEDULES[job.schedule](levels, job.steps)
-
-
-def _settings(job: Job) -> Settings:
-    return Settings(
-        eta=job.eta,
-        s_churn=job.s_churn,
-        s_tmin=job.s_tmin,
-        s_tmax=job.s_tmax,
-        s_noise=job.s_noise,
-    )

@@ -4,13 +4,50 @@ A `Job` is one image to make, fully resolved: nothing in it is optional, so any 
 any time, and make the same picture.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
+SAMPLERS = (
+    "DPM++ 2M",
+    "DPM++ SDE",
+    "DPM++ 2M SDE",
+    "DPM++ 2M SDE Heun",
+    "DPM++ 2S a",
+    "DPM++ 3M SDE",
+    "Euler a",
+    "Euler",
+    "LMS",
+    "Heun",
+    "DPM2",
+    "DPM2 a",
+    "DPM fast",
+    "DPM adaptive",
+    "Restart",
+    "DDIM",
+    "DDIM CFG++",
+    "PLMS",
+    "UniPC",
+    "LCM",
+)
 """Canonical sampler names. Wire aliases and combined names are the ingress' business."""
 
-SCHEDULES = ("uniform", "karras", "exponential")
-"""Canonical noise schedules. DDIM walks its own timesteps and ignores this."""
+SCHEDULES = (
+    "uniform",
+    "karras",
+    "exponential",
+    "polyexponential",
+    "sgm_uniform",
+    "kl_optimal",
+    "align_your_steps",
+    "simple",
+    "normal",
+    "ddim",
+    "beta",
+)
+"""Canonical noise schedules. Samplers with levels of their own ignore this."""
+
+NOISE_SOURCES = ("cpu", "nvidia")
+"""Whose random numbers: torch's CPU generator, or as an NVIDIA GPU draws them (computed on the CPU)."""
 
 EMPHASIS = ("Original", "No norm", "Ignore", "None")
 """How brackets in prompts count: scaled to keep the mean, as they are, read but without effect, as text."""
@@ -47,14 +84,51 @@ class Mask:
 class InitImage:
     """The picture that an img2img job starts from: the bytes of a file.
 
-    `resize_mode` is stretch, crop, fill or latent. `noise_multiplier` scales the initial noise.
+    int(denoising_strength · steps) + 1 sampling steps are made, or `exact_steps`: all that the job says, of a
+    longer schedule. `resize_mode` is stretch, crop, fill or latent. `noise_multiplier` scales the initial
+    noise.
     """
 
     image: bytes
     denoising_strength: float
+    exact_steps: bool
     resize_mode: str
     noise_multiplier: float
     mask: Mask | None
+
+
+LATENT_UPSCALERS = (
+    "Latent",
+    "Latent (antialiased)",
+    "Latent (bicubic)",
+    "Latent (bicubic antialiased)",
+    "Latent (nearest)",
+    "Latent (nearest-exact)",
+)
+IMAGE_UPSCALERS = ("None", "Lanczos", "Nearest")
+"""Canonical names of what enlarges between two passes. None is Lanczos too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hires:
+    """The second pass of a hires fix.
+
+    The first pass's picture is enlarged to `upscaled_width` × `upscaled_height` and cut, centred, to `width`
+    × `height`. Then exactly `steps` sampling steps are made from `denoising_strength` on; 0 makes none.
+    """
+
+    upscaler: str
+    upscaled_width: int
+    upscaled_height: int
+    width: int
+    height: int
+    steps: int
+    denoising_strength: float
+    sampler: str
+    schedule: str
+    eta: float
+    prompt: str
+    negative_prompt: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +136,12 @@ class Job:
     """One image to make.
 
     `width` and `height` are pixels as asked for; the picture has `8 * (n // 8)` of them.
-    `infotext` is written into the PNG unchanged. `s_tmax` may be `math.inf`.
+    `infotext` is written into the PNG, with the hashes of the job's LoRAs. `s_tmax` may be `math.inf`.
+    The initial noise goes `subseed_strength` of the way from `seed`'s to `subseed`'s. Where both
+    `seed_resize_from_…` are above 0, it is made for that size and pasted into the middle of the job's.
+    `noise_source` is one of NOISE_SOURCES. `discard_next_to_last_sigma`: as some samplers always do.
+    The prompt's `<lora:…>` tags are applied unless `extra_networks` is false; they are never text.
+    `emphasis` is one of EMPHASIS. `old_scheduling`: in prompts, a number of steps below 1 is a fraction.
     `priority`: smaller runs earlier.
     """
 
@@ -86,7 +165,34 @@ class Job:
     clip_skip: int
     infotext: str
     init: InitImage | None = None
+    hires: Hires | None = None
+    subseed: int = 0
+    subseed_strength: float = 0.0
+    seed_resize_from_w: int = 0
+    seed_resize_from_h: int = 0
+    noise_source: str = "cpu"
+    discard_next_to_last_sigma: bool = False
+    extra_networks: bool = True
+    emphasis: str = "Original"
+    old_scheduling: bool = False
     priority: int = 0
+
+    def second_pass(self) -> "Job":
+        """The second pass of a hires fix as a job of its own."""
+        assert self.hires is not None
+        hires = self.hires
+        return replace(
+            self,
+            prompt=hires.prompt,
+            negative_prompt=hires.negative_prompt,
+            width=hires.width,
+            height=hires.height,
+            steps=hires.steps,
+            sampler=hires.sampler,
+            schedule=hires.schedule,
+            eta=hires.eta,
+            hires=None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +209,20 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """A finished picture: PNG bytes with the infotext in their `parameters` text chunk."""
+    """A finished picture: PNG bytes with the infotext in their `parameters` text chunk.
+
+    `infotext` is the job's with what only the replica knows, which is `lora_hashes`: "name: hash, …" of the
+    LoRAs applied. `warnings` are what the job asked for and did not get.
+    """
 
     job_id: str
     png: bytes
     seed: int
     evaluations: int
     timings: Timings
+    infotext: str
+    lora_hashes: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +237,29 @@ class Checkpoint:
     filename: str
     sha256: str = ""
     available: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """A LoRA that prompts may name: by `name`, its file's stem, or by `alias`.
+
+    `filename` is relative, never a path of the machine. `metadata` is its trainer's, without long values.
+    """
+
+    name: str
+    alias: str
+    filename: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingFile:
+    """A textual-inversion embedding: `vectors` of `width` channels. `usable` if that is the checkpoint's."""
+
+    name: str
+    width: int
+    vectors: int
+    usable: bool
 
 
 class AtelierError(Exception):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Canvas, Picture
+from engine.lora.job import JobLoras, infotext, job_loras, names_loras
+from engine.lora.store import LoraStore
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -21,10 +23,11 @@ IDLE_BEAT_SECONDS = 0.5
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """One call of `run`: the job, its given picture, and how to answer it from the engine's thread."""
+    """One call of `run`: the job with what it needs, and how to answer it from the engine's thread."""
 
     job: Job
     canvas: Canvas | None
+    loras: JobLoras
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -68,7 +71,8 @@ class Worker:
             raise Unavailable("the replica's engine has stopped", 1.0)
         loop = asyncio.get_running_loop()
         canvas = await loop.run_in_executor(self._codec, Canvas.of, job) if job.init else None
-        ticket = _Ticket(job, canvas, loop, loop.create_future())
+        loras = await _loras(job, self._engine.checkpoint.loras)
+        ticket = _Ticket(job, canvas, loras, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -78,8 +82,9 @@ class Worker:
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
         began = time.monotonic()
-        png = await loop.run_in_executor(self._codec, _finished, done.outcome, ticket)
-        return _result(done.row, png, time.monotonic() - began)
+        text = infotext(job.infotext, loras)
+        png = await loop.run_in_executor(self._codec, _finished, done.outcome, ticket, text)
+        return _result(done.row, png, time.monotonic() - began, text, loras)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""
@@ -131,7 +136,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job, ticket.canvas)
+            ticket.row = self._engine.add(ticket.job, ticket.canvas, ticket.loras)
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -154,12 +159,17 @@ class Worker:
         self._tickets.clear()
 
 
-def _finished(picture: Picture, ticket: _Ticket) -> bytes:
+async def _loras(job: Job, store: LoraStore) -> JobLoras:
+    """In a thread of its own, for they may have to be loaded; without a tag there is nothing to look up."""
+    return await asyncio.to_thread(job_loras, job, store) if names_loras(job) else JobLoras()
+
+
+def _finished(picture: Picture, ticket: _Ticket, text: str) -> bytes:
     whole = ticket.canvas.finish(picture) if ticket.canvas else picture
-    return codec.png(whole, ticket.job.infotext)
+    return codec.png(whole, text)
 
 
-def _result(row: Row, png: bytes, png_seconds: float) -> JobResult:
+def _result(row: Row, png: bytes, png_seconds: float, text: str, loras: JobLoras) -> JobResult:
     spent = row.spent
     started = row.started if row.started is not None else row.added
     return JobResult(
@@ -167,6 +177,9 @@ def _result(row: Row, png: bytes, png_seconds: float) -> JobResult:
         png=png,
         seed=row.job.seed,
         evaluations=row.evaluations,
+        infotext=text,
+        lora_hashes=loras.hashes,
+        warnings=loras.warnings,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

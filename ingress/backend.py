@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.protocol import Checkpoint, Job, JobResult
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile
 
 
 class Backend(Protocol):
@@ -15,6 +15,15 @@ class Backend(Protocol):
 
         Cancelling the call aborts the job. Raises the errors of `engine.protocol`.
         """
+
+    async def loras(self) -> Sequence[LoraFile]:
+        """The LoRAs of all checkpoints that have a replica running, each name once."""
+
+    async def refresh_loras(self) -> None:
+        """Have every replica look for new LoRA files."""
+
+    async def embeddings(self) -> Sequence[EmbeddingFile]:
+        """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

@@ -90,13 +90,12 @@ def shown(value: object) -> str:
     return "an object" if isinstance(value, dict) else "a list"
 
 
-def unknown_name(field: str, value: str, allowed: Sequence[str], planned: bool = False) -> str:
-    """The message for a name that is not there, or not yet, with the nearest of those that are."""
-    why = "is not available in this version" if planned else "is not known"
+def unknown_name(field: str, value: str, allowed: Sequence[str]) -> str:
+    """The message for a name that is not there, with the nearest of those that are."""
     nearest = get_close_matches(value[:80], allowed, n=3, cutoff=0.4)
     hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     names = [*allowed[:20], *(["…"] if len(allowed) > 20 else [])]
-    return f"{field}: {shown(value)} {why}.{hint} Allowed: {', '.join(names)}."
+    return f"{field}: {shown(value)} is not known.{hint} Allowed: {', '.join(names)}."
 
 
 def validation_message(errors: Sequence[Any], prefix: str = "") -> str:

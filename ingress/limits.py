@@ -16,10 +16,6 @@ MAX_MASK_BLUR = 256
 
 UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
-        "enable_hr": bool,
-        "firstphase_width": bool,
-        "firstphase_height": bool,
-        "subseed_strength": bool,
         "tiling": bool,
         "restore_faces": bool,
         "refiner_checkpoint": lambda value: (value or "none").casefold() != "none",
@@ -47,6 +43,7 @@ def check_limits(request: GenerationRequest, limits: Limits) -> None:
         ("s_tmin", 0, 1000),
         ("s_tmax", 0, 1000),
         ("s_noise", 0, 10),
+        ("subseed_strength", 0, 1),
         ("resize_mode", 0, 3),
         ("mask_blur_x", 0, MAX_MASK_BLUR),
         ("mask_blur_y", 0, MAX_MASK_BLUR),
@@ -55,10 +52,17 @@ def check_limits(request: GenerationRequest, limits: Limits) -> None:
         ("inpaint_full_res_padding", 0, limits.max_side),
         ("initial_noise_multiplier", 0, 10),
     ):
-        value = getattr(request, field, None)
-        if value is not None and not low <= value <= high:
-            raise InvalidRequest(f"{field}: {value} is not allowed. Allowed: {low} to {high}.")
+        check_range(field, getattr(request, field, None), low, high)
+    for field in ("seed_resize_from_w", "seed_resize_from_h"):
+        size = getattr(request, field)
+        check_range(field, size if size > 0 else None, 8, limits.max_side)
     _check_totals(request, limits)
+
+
+def check_range(field: str, value: float | None, low: float, high: float) -> None:
+    """Raise `InvalidRequest` for a value that is given and out of its range."""
+    if value is not None and not low <= value <= high:
+        raise InvalidRequest(f"{field}: {value} is not allowed. Allowed: {low} to {high}.")
 
 
 def _check_totals(request: GenerationRequest, limits: Limits) -> None:
@@ -72,8 +76,8 @@ def _check_totals(request: GenerationRequest, limits: Limits) -> None:
         raise InvalidRequest(
             f"width × height: {pixels} pixels are not allowed. Allowed: up to {limits.max_pixels}."
         )
-    for field in ("prompt", "negative_prompt"):
-        length = len(getattr(request, field))
+    for field in ("prompt", "negative_prompt", "hr_prompt", "hr_negative_prompt"):
+        length = len(getattr(request, field, ""))
         if length > limits.max_prompt_chars:
             raise InvalidRequest(
                 f"{field}: {length} characters are not allowed. Allowed: up to {limits.max_prompt_chars}."
@@ -92,15 +96,23 @@ def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> 
         value = getattr(request, field, None)
         if asks(value):
             _refuse(field, value)
-    if min(request.seed_resize_from_h, request.seed_resize_from_w) > 0:
-        _refuse("seed_resize_from_h", request.seed_resize_from_h)
     for name, script in request.alwayson_scripts.items():
         if not _does_nothing(script):
             _refuse("alwayson_scripts", name)
     _check_overrides(overrides)
 
 
+FIXED_OPTIONS = (
+    "sigma_min", "sigma_max", "rho", "sgm_noise_multiplier", "k_sched_type", "beta_dist_alpha",
+    "beta_dist_beta", "uni_pc_variant", "uni_pc_skip_type", "uni_pc_order", "uni_pc_lower_order_final",
+)  # fmt: skip
+"""Options of samplers and schedules that have but one value here, the original's default."""
+
+
 def _check_overrides(overrides: OverrideSettings) -> None:
+    for option in FIXED_OPTIONS:
+        if getattr(overrides, option) != OverrideSettings.model_fields[option].default:
+            _refuse(f"override_settings.{option}", getattr(overrides, option))
     if (overrides.sd_vae or "none").casefold() not in ("none", "automatic"):
         _refuse("override_settings.sd_vae", overrides.sd_vae)
     if (overrides.samples_format or "png").casefold() != "png":

@@ -20,7 +20,7 @@ _DATA_URI = re.compile(r"data:image/[^,]*,")
 _URL = re.compile(r"https?://", re.IGNORECASE)
 
 
-def init_images(request: Img2ImgRequest, limits: Limits) -> tuple[InitImage, ...]:
+def init_images(request: Img2ImgRequest, limits: Limits, *, exact_steps: bool) -> tuple[InitImage, ...]:
     """One for all of the request's images, or one for each of a batch. Raises `InvalidRequest`."""
     sent = request.init_images or []
     if not 1 <= len(sent) <= max(1, request.batch_size):
@@ -33,6 +33,7 @@ def init_images(request: Img2ImgRequest, limits: Limits) -> tuple[InitImage, ...
         InitImage(
             image=picture(text, f"init_images[{i}]", limits),
             denoising_strength=request.denoising_strength,
+            exact_steps=exact_steps,
             resize_mode=RESIZE_MODES[request.resize_mode],
             noise_multiplier=1.0 if noise is None else noise,
             mask=_mask(request, limits),

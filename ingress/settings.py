@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.protocol import MAX_PROMPT_CHARS
+
 CompatVersion = Literal["v1.7.0", "v1.10.1"]
 """The AUTOMATIC1111 version whose answers ours are equal to. Requests of every version are accepted."""
 
@@ -17,6 +19,17 @@ class Key(BaseModel):
     """Names the key where the key itself must not appear."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
     """SHA-256 of the key's UTF-8 bytes, 64 hexadecimal digits."""
+
+
+class Style(BaseModel):
+    """A piece of a prompt that requests may name. None in both texts divides the list of styles."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    prompt: str | None = None
+    """With `{prompt}` in it, what stands around the request's prompt; else what is added behind it."""
+    negative_prompt: str | None = None
 
 
 class Limits(BaseModel):
@@ -37,8 +50,8 @@ class Limits(BaseModel):
     max_images: Annotated[int, Field(ge=1)] = 16
     """Most images of one request: batch_size × n_iter."""
     max_cfg_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 30.0
-    max_prompt_chars: Annotated[int, Field(ge=1)] = 4000
-    """Of the prompt, and again of the negative prompt."""
+    max_prompt_chars: Annotated[int, Field(ge=1, le=MAX_PROMPT_CHARS)] = MAX_PROMPT_CHARS
+    """Of the prompt, and again of the negative prompt, each with its styles."""
     deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """A request whose images are not all done by then is answered with 504, and its jobs are aborted."""
 
@@ -55,6 +68,7 @@ class Settings(BaseModel):
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Option CLIP_stop_at_last_layers, for requests that do not override it."""
     limits: Limits = Limits()
+    styles: tuple[Style, ...] = ()
 
     @model_validator(mode="after")
     def _keys_where_needed(self) -> Self:

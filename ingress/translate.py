@@ -13,28 +13,43 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.protocol import Checkpoint, InitImage, Job, JobResult, Unavailable
-from ingress import checkpoints
-from ingress.errors import InvalidRequest, validation_message
+from ingress import checkpoints, hires, prompts
+from ingress.errors import InvalidRequest, shown, validation_message
+from ingress.hires import SecondPass
 from ingress.infotext import infotext
 from ingress.limits import check_limits, check_supported
 from ingress.pictures import init_images, mask_blur
 from ingress.schemas import samplers
-from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings
+from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
 """A seed of -1 becomes one of 0 … 4294967293."""
 
 ETA: Mapping[str, tuple[str, float]] = MappingProxyType(
-    {"Euler a": ("Eta", 1.0), "DPM++ 2M SDE": ("Eta", 1.0), "DDIM": ("Eta DDIM", 0.0)}
-)
+    {
+        **dict.fromkeys(
+            (
+                "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a",
+                "DPM2 a", "DPM fast", "DPM adaptive",
+            ),
+            ("Eta", 1.0),
+        ),
+        **dict.fromkeys(("DDIM", "DDIM CFG++"), ("Eta DDIM", 0.0)),
+    }
+)  # fmt: skip
 """The samplers that use eta: its key in the infotext, where it is written unless it has this default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A request with everything decided that the client left open. `init` is empty for generation."""
+    """A request with everything decided that the client left open. `init` is empty for txt2img.
 
+    `sent` is the request as it came, `request` the one with the prompts that are drawn from. `warnings` are
+    what it asked for and does not get.
+    """
+
+    sent: GenerationRequest
     request: GenerationRequest
     version: CompatVersion
     checkpoint: Checkpoint
@@ -43,9 +58,15 @@ class Generation:
     subseed: int
     eta: float
     eta_noise_seed_delta: int
+    randn_source: str | None
+    discard_next_to_last_sigma: bool
     clip_skip: int
+    emphasis: str
+    old_scheduling: bool
     started: datetime
+    warnings: tuple[str, ...]
     init: tuple[InitImage, ...] = ()
+    second: SecondPass | None = None
 
     @property
     def batch_size(self) -> int:
@@ -55,6 +76,10 @@ class Generation:
     @property
     def images(self) -> range:
         return range(self.batch_size * self.request.n_iter)
+
+    def seed_of(self, image: int) -> int:
+        """Variations of a picture share its seed; their variation seeds count up."""
+        return self.seed if self.request.subseed_strength else self.seed + image
 
     def init_of(self, image: int) -> InitImage | None:
         return self.init[image % len(self.init)] if self.init else None
@@ -74,24 +99,66 @@ def resolve(
     overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides)
+    sent = request
+    request, warnings = prompts.written(request, overrides, settings)
     field = "sampler_name" if request.sampler_name else "sampler_index"
     sampling = samplers.resolve(
         getattr(request, field) or "Euler", request.scheduler, settings.compat_version, field
     )
-    default_eta = ETA.get(sampling.sampler, ("", 0.0))[1]
+    checkpoint = _checkpoint(request, overrides, available)
     return Generation(
+        sent=sent,
         request=request,
         version=settings.compat_version,
-        checkpoint=_checkpoint(request, overrides, available),
+        checkpoint=checkpoint,
         sampling=sampling,
         seed=random.randrange(RANDOM_SEEDS) if request.seed == -1 else request.seed,
         subseed=random.randrange(RANDOM_SEEDS) if request.subseed == -1 else request.subseed,
-        eta=default_eta if request.eta is None else request.eta,
+        eta=_eta(request, overrides, sampling.sampler),
         eta_noise_seed_delta=overrides.eta_noise_seed_delta,
+        randn_source=overrides.randn_source,
+        discard_next_to_last_sigma=overrides.always_discard_next_to_last_sigma,
         clip_skip=overrides.CLIP_stop_at_last_layers or settings.clip_skip,
+        emphasis=overrides.emphasis or ("Original" if overrides.enable_emphasis else "None"),
+        old_scheduling=overrides.use_old_scheduling,
         started=now,
-        init=init_images(request, settings.limits) if isinstance(request, Img2ImgRequest) else (),
+        warnings=warnings,
+        init=_init_images(request, overrides, settings),
+        second=_second_pass(request, overrides, checkpoint, available, settings),
     )
+
+
+def _eta(request: GenerationRequest, overrides: OverrideSettings, sampler: str) -> float:
+    if request.eta is not None:
+        return request.eta
+    options = {"Eta": overrides.eta_ancestral, "Eta DDIM": overrides.eta_ddim, "": 0.0}
+    return options[ETA.get(sampler, ("", 0.0))[0]]
+
+
+def _init_images(
+    request: GenerationRequest, overrides: OverrideSettings, settings: Settings
+) -> tuple[InitImage, ...]:
+    if not isinstance(request, Img2ImgRequest):
+        return ()
+    return init_images(request, settings.limits, exact_steps=overrides.img2img_fix_steps)
+
+
+def _second_pass(
+    request: GenerationRequest,
+    overrides: OverrideSettings,
+    checkpoint: Checkpoint,
+    available: Sequence[Checkpoint],
+    settings: Settings,
+) -> SecondPass | None:
+    if not isinstance(request, Txt2ImgRequest) or not request.enable_hr:
+        return None
+    name = hires.given(request.hr_checkpoint_name)
+    if name and checkpoints.find(name, available, "hr_checkpoint_name").name != checkpoint.name:
+        raise InvalidRequest(
+            f"hr_checkpoint_name: {shown(name)} is not the first pass's checkpoint. This version has one "
+            "checkpoint for both passes."
+        )
+    return hires.second_pass(request, settings, lambda sampler: _eta(request, overrides, sampler))
 
 
 def _overrides(request: GenerationRequest) -> OverrideSettings:
@@ -116,16 +183,17 @@ def _checkpoint(
 
 def jobs(generation: Generation, random: Random) -> list[Job]:
     """One job per image; `random` draws their ids."""
-    request = generation.request
+    request, second = generation.request, generation.second
+    width, height = second.first if second else (request.width, request.height)
     return [
         Job(
             id=f"{random.getrandbits(128):032x}",
             checkpoint=generation.checkpoint.name,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            seed=generation.seed + image,
-            width=request.width,
-            height=request.height,
+            seed=generation.seed_of(image),
+            width=width,
+            height=height,
             steps=request.steps,
             guidance_scale=request.cfg_scale,
             sampler=generation.sampling.sampler,
@@ -139,6 +207,16 @@ def jobs(generation: Generation, random: Random) -> list[Job]:
             clip_skip=generation.clip_skip,
             infotext=_infotext(generation, image),
             init=generation.init_of(image),
+            extra_networks=not request.disable_extra_networks,
+            emphasis=generation.emphasis,
+            old_scheduling=generation.old_scheduling,
+            hires=second.hires if second else None,
+            subseed=generation.subseed + image if request.subseed_strength else 0,
+            subseed_strength=request.subseed_strength,
+            seed_resize_from_w=max(request.seed_resize_from_w, 0),
+            seed_resize_from_h=max(request.seed_resize_from_h, 0),
+            noise_source="nvidia" if generation.randn_source in ("GPU", "NV") else "cpu",
+            discard_next_to_last_sigma=generation.discard_next_to_last_sigma,
         )
         for image in generation.images
     ]
@@ -149,12 +227,19 @@ def response(generation: Generation, results: Sequence[JobResult]) -> dict[str, 
     sent = results if generation.request.send_images else []
     return {
         "images": [base64.b64encode(result.png).decode() for result in sent],
-        "parameters": generation.request.echo(generation.version),
-        "info": json.dumps(_info(generation)),
+        "parameters": generation.sent.echo(generation.version),
+        "info": json.dumps(_info(generation, results)),
     }
 
 
-def _info(generation: Generation) -> dict[str, Any]:
+def headers(generation: Generation, results: Sequence[JobResult]) -> dict[str, str]:
+    """`X-Warnings`: what was asked for and left out, each once, as a JSON array in ASCII."""
+    own = [warning for result in results for warning in result.warnings]
+    warnings = list(dict.fromkeys([*generation.warnings, *own]))
+    return {"X-Warnings": json.dumps(warnings)} if warnings else {}
+
+
+def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any]:
     """32 keys, in this order since v1.7.0."""
     request, images = generation.request, generation.images
     return {
@@ -163,7 +248,7 @@ def _info(generation: Generation) -> dict[str, Any]:
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt for _ in images],
         "seed": generation.seed,
-        "all_seeds": [generation.seed + image for image in images],
+        "all_seeds": [generation.seed_of(image) for image in images],
         "subseed": generation.subseed,
         "all_subseeds": [generation.subseed + image for image in images],
         "subseed_strength": request.subseed_strength,
@@ -182,9 +267,9 @@ def _info(generation: Generation) -> dict[str, Any]:
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
-        "extra_generation_params": _extra_params(generation),
+        "extra_generation_params": _extra_params(generation) | _lora_hashes(results),
         "index_of_first_image": 0,
-        "infotexts": [_infotext(generation, image) for image in images],
+        "infotexts": [result.infotext for result in results],
         "styles": request.styles or [],
         "job_timestamp": generation.started.strftime("%Y%m%d%H%M%S"),
         "clip_skip": generation.clip_skip,
@@ -201,29 +286,65 @@ def _infotext(generation: Generation, image: int) -> str:
         "Sampler": sampling.name,
         "Schedule type": sampling.schedule_label,
         "CFG scale": request.cfg_scale,
-        "Seed": generation.seed + image,
+        "Seed": generation.seed_of(image),
         "Size": f"{request.width}x{request.height}",
         "Model hash": checkpoints.short_hash(generation.checkpoint),
         "Model": generation.checkpoint.name,
+        **_variation(generation, image),
         "Denoising strength": request.denoising_strength if generation.version == "v1.7.0" else None,
         "Clip skip": generation.clip_skip if generation.clip_skip > 1 else None,
-        "ENSD": delta if delta and sampling.sampler == "Euler a" and generation.eta else None,
+        "ENSD": delta if delta and samplers.uses_ensd(sampling.sampler) and generation.eta else None,
+        "RNG": None if generation.randn_source == "GPU" else generation.randn_source,
         **_extra_params(generation),
         "Version": generation.version,
     }
     return infotext(request.prompt, request.negative_prompt, pairs)
 
 
+def _variation(generation: Generation, image: int) -> dict[str, Any]:
+    """What the noise was made of besides the seed."""
+    request = generation.request
+    width, height = request.seed_resize_from_w, request.seed_resize_from_h
+    varied = request.subseed_strength != 0
+    return {
+        "Variation seed": generation.subseed + image if varied else None,
+        "Variation seed strength": request.subseed_strength if varied else None,
+        "Seed resize from": f"{width}x{height}" if width > 0 and height > 0 else None,
+    }
+
+
+def _lora_hashes(results: Sequence[JobResult]) -> dict[str, str]:
+    """Which only replicas know; one prompt has the same in all pictures."""
+    return {"Lora hashes": results[0].lora_hashes} if results and results[0].lora_hashes else {}
+
+
 def _extra_params(generation: Generation) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if generation.sampling.schedule_label not in (None, "Automatic"):
         extra["Schedule type"] = generation.sampling.schedule_label
+    if generation.discard_next_to_last_sigma:
+        extra["Discard penultimate sigma"] = True
     key, default = ETA.get(generation.sampling.sampler, ("", generation.eta))
     if generation.eta != default:
         extra[key] = generation.eta
+    request, second = generation.request, generation.second
+    if second and isinstance(request, Txt2ImgRequest):
+        extra |= hires.params(request, second, generation.sampling.name, generation.version)
     if generation.init:
         extra |= _img2img_params(generation)
-    return extra
+    return extra | _prompt_params(generation)
+
+
+def _prompt_params(generation: Generation) -> dict[str, Any]:
+    """How the prompts were read, where they hold what is read in another way."""
+    texts = [getattr(generation.request, field, "") for field in prompts.FIELDS]
+    brackets = {bracket for text in texts for bracket in "([" if bracket in text}
+    params: dict[str, Any] = {}
+    if generation.emphasis != "Original" and brackets:
+        params["Emphasis"] = generation.emphasis
+    if generation.old_scheduling and "[" in brackets:
+        params["Old prompt editing timelines"] = True
+    return params
 
 
 def _img2img_params(generation: Generation) -> dict[str, Any]:

@@ -10,16 +10,20 @@ from ingress.deps import Service, ServiceDep
 from ingress.schemas import samplers
 from ingress.schemas.examples import TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
+    EmbeddingItem,
+    Embeddings,
     ErrorResponse,
     GenerationRequest,
     GenerationResponse,
     Img2ImgRequest,
+    LoraItem,
     SamplerItem,
     SchedulerItem,
     Scripts,
     SdModel,
     Txt2ImgRequest,
 )
+from ingress.settings import Style
 
 
 async def txt2img(
@@ -46,12 +50,39 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
         request.receive,
         service.settings.limits.deadline_seconds,
     )
-    return JSONResponse(translate.response(resolved, results))
+    return JSONResponse(translate.response(resolved, results), headers=translate.headers(resolved, results))
 
 
 async def sd_models(service: ServiceDep) -> list[dict[str, Any]]:
     """The checkpoints that a request may name, the default first."""
     return [checkpoints.listing(checkpoint) for checkpoint in service.backend.checkpoints()]
+
+
+async def loras(service: ServiceDep) -> list[LoraItem]:
+    """The LoRAs that prompts may name."""
+    return [
+        LoraItem(name=file.name, alias=file.alias, path=file.filename, metadata=dict(file.metadata))
+        for file in await service.backend.loras()
+    ]
+
+
+async def refresh_loras(service: ServiceDep) -> None:
+    """Look for new LoRA files. They are also found within seconds of being asked for."""
+    await service.backend.refresh_loras()
+
+
+async def embeddings(service: ServiceDep) -> Embeddings:
+    """The textual-inversion embeddings that prompts may name."""
+    listed = Embeddings(loaded={}, skipped={})
+    for file in await service.backend.embeddings():
+        items = listed.loaded if file.usable else listed.skipped
+        items[file.name] = EmbeddingItem(shape=file.width, vectors=file.vectors)
+    return listed
+
+
+async def prompt_styles(service: ServiceDep) -> tuple[Style, ...]:
+    """The styles that a request may name."""
+    return service.settings.styles
 
 
 async def list_samplers(service: ServiceDep) -> list[dict[str, Any]]:
@@ -77,6 +108,10 @@ def add_routes(app: FastAPI, prefix: str) -> None:
             responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
         )(route)
     app.get(f"{prefix}/sd-models", response_model=list[SdModel])(sd_models)
+    app.get(f"{prefix}/loras", response_model=list[LoraItem])(loras)
+    app.post(f"{prefix}/refresh-loras")(refresh_loras)
+    app.get(f"{prefix}/embeddings", response_model=Embeddings)(embeddings)
+    app.get(f"{prefix}/prompt-styles", response_model=list[Style])(prompt_styles)
     app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
     app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)
     app.get(f"{prefix}/scripts", response_model=Scripts)(scripts)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -113,12 +113,13 @@ def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
-class GenerationRequest(LenientModel):
+class CommonFields(LenientModel):
     """What txt2img and img2img share: the union of all versions' fields, in the order of A1111's echo."""
 
     prompt: Text = ""
     negative_prompt: Text = ""
     styles: list[Text] | None = None
+    """Names of `GET /sdapi/v1/prompt-styles`, applied in order to the prompt and the negative prompt."""
     seed: Integer = -1
     """Of the first image; each further one counts up. -1: random."""
     subseed: Integer = -1
@@ -150,7 +151,8 @@ class GenerationRequest(LenientModel):
     s_tmin: Number | None = None
     s_noise: Number | None = None
     override_settings: Object | None = None
-    """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, for this request alone."""
+    """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, `emphasis`,
+    `enable_prompt_comments`, `use_old_scheduling`, for this request alone."""
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: Text | None = None
     refiner_switch_at: Number | None = None
@@ -164,7 +166,7 @@ class GenerationRequest(LenientModel):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in hidden}
 
 
-class Txt2ImgRequest(GenerationRequest):
+class Txt2ImgRequest(CommonFields):
     enable_hr: bool = False
     firstphase_width: Integer = 0
     firstphase_height: Integer = 0
@@ -192,7 +194,7 @@ class Txt2ImgRequest(GenerationRequest):
     """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""
 
 
-class Img2ImgRequest(GenerationRequest):
+class Img2ImgRequest(CommonFields):
     denoising_strength: Number = 0.75
     """How much of the given picture is made anew: 0 almost nothing, 1 all of it."""
     init_images: list[Text] | None = None
@@ -236,6 +238,9 @@ class Img2ImgRequest(GenerationRequest):
         return parameters if self.include_init_images else parameters | {"init_images": None, "mask": None}
 
 
+GenerationRequest = Txt2ImgRequest | Img2ImgRequest
+
+
 class OverrideSettings(LenientModel):
     """The options of `override_settings` that we look at. Others are ignored."""
 
@@ -245,6 +250,28 @@ class OverrideSettings(LenientModel):
     sd_vae: Text | None = None
     samples_format: Text | None = None
     tiling: bool | None = None
+    randn_source: Literal["GPU", "CPU", "NV"] | None = None
+    """Whose noise: NV and GPU are an NVIDIA GPU's, on whatever device. Not given: CPU."""
+    always_discard_next_to_last_sigma: bool = False
+    eta_ancestral: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    eta_ddim: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    sigma_min: Number = 0
+    sigma_max: Number = 0
+    rho: Number = 0
+    sgm_noise_multiplier: bool = False
+    k_sched_type: Text = "Automatic"
+    beta_dist_alpha: Number = 0.6
+    beta_dist_beta: Number = 0.6
+    uni_pc_variant: Text = "bh1"
+    uni_pc_skip_type: Text = "time_uniform"
+    uni_pc_order: Integer = 3
+    uni_pc_lower_order_final: bool = True
+    img2img_fix_steps: bool = False
+    emphasis: Literal["Original", "No norm", "Ignore", "None"] | None = None
+    enable_emphasis: bool = True
+    """v1.7.0's way to say `emphasis` Original or None."""
+    enable_prompt_comments: bool | None = None
+    use_old_scheduling: bool = False
 
 
 class GenerationResponse(BaseModel):
@@ -271,6 +298,32 @@ class SdModel(BaseModel):
     sha256: str | None
     filename: str
     config: str | None
+
+
+class LoraItem(BaseModel):
+    """`path` is relative to the folder of LoRAs."""
+
+    name: str
+    alias: str
+    path: str
+    metadata: dict[str, str]
+
+
+class EmbeddingItem(BaseModel):
+    """`shape` is the width of the vectors."""
+
+    step: int | None = None
+    sd_checkpoint: str | None = None
+    sd_checkpoint_name: str | None = None
+    shape: int
+    vectors: int
+
+
+class Embeddings(BaseModel):
+    """By name: what prompts may name, and what does not fit the checkpoints."""
+
+    loaded: dict[str, EmbeddingItem]
+    skipped: dict[str, EmbeddingItem]
 
 
 class SamplerItem(BaseModel):

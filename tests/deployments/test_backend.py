@@ -15,6 +15,7 @@ from deployments.metrics import GatewayMetrics
 from engine.protocol import (
     AtelierError,
     DeadlineExceeded,
+    EmbeddingFile,
     InvalidJob,
     Job,
     JobFailed,
@@ -30,6 +31,7 @@ DONE = JobResult(
     seed=1,
     evaluations=4,
     timings=Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0),
+    infotext="",
 )
 NEVER = object()
 
@@ -220,3 +222,11 @@ def test_a_retry_budget_fills_with_jobs_and_with_time() -> None:
     assert not budget.take()
     now = 0.2
     assert [budget.take() for _ in range(3)] == [True, True, False]
+
+
+async def test_embeddings_of_all_replicas_are_named_once_usable_ones_first() -> None:
+    def file(name: str, usable: bool) -> EmbeddingFile:
+        return EmbeddingFile(name=name, width=768 if usable else 2048, vectors=1, usable=usable)
+
+    made, _ = backend([file("b", True), file("a", False)], [file("a", True)])
+    assert await made.embeddings() == [file("a", True), file("b", True)]

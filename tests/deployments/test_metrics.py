@@ -8,7 +8,7 @@ from deployments.metrics import GatewayMetrics, ReplicaMetrics, merge
 from engine.protocol import JobResult, StepStats, Timings
 
 TIMINGS = Timings(wait=0.1, encode=0.02, denoise=2.0, decode=0.2, png=0.05, total=2.5)
-RESULT = JobResult(job_id="j", png=b"", seed=1, evaluations=20, timings=TIMINGS)
+RESULT = JobResult(job_id="j", png=b"", seed=1, evaluations=20, timings=TIMINGS, infotext="")
 
 
 def step(operation: str) -> StepStats:

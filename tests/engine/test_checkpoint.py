@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import assemble, load_checkpoint
-from engine.prompts import parse
+from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError
 from tests.tiny import tiny_modules, write_checkpoint
 
@@ -37,10 +37,10 @@ def test_loaded_file_computes_what_its_modules_computed(file: Path) -> None:
     assert loaded.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     results = []
     for checkpoint in (loaded, direct):
-        (cond,) = checkpoint.conditioner([parse("a (cat:1.2)")], 1)
+        (cond,) = checkpoint.conditioner([parse_emphasis("a (cat:1.2)")], 1)
         x = torch.ones(4, 8, 8)
         (denoised,) = checkpoint.denoiser(
-            x=[x], sigma=[2.0], cond=[cond], uncond=[None], guidance_scale=[1.0]
+            x=[x], sigma=[2.0], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
         )
         results.append((cond, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
     for a, b, tolerance in zip(*results, (1e-6, 1e-5, 1), strict=True):
@@ -51,13 +51,13 @@ def test_loaded_file_computes_what_its_modules_computed(file: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_low_precision_stays_near_float32(file: Path, dtype: str) -> None:
     exact, rough = load_checkpoint(file, device="cpu"), load_checkpoint(file, device="cpu", dtype=dtype)
-    (cond,) = exact.conditioner([parse("a cat")], 1)
-    (cond_rough,) = rough.conditioner([parse("a cat")], 1)
+    (cond,) = exact.conditioner([parse_emphasis("a cat")], 1)
+    (cond_rough,) = rough.conditioner([parse_emphasis("a cat")], 1)
     assert cond_rough.dtype is {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
     assert torch.allclose(cond, cond_rough.float(), atol=0.1)
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
     a, b = (
-        c.denoiser(x=[x], sigma=[2.0], cond=[e], uncond=[None], guidance_scale=[1.0])[0]
+        c.denoiser(x=[x], sigma=[2.0], conds=[[(e, 1.0)]], uncond=[None], guidance_scale=[1.0])[0]
         for c, e in ((exact, cond), (rough, cond_rough))
     )
     assert b.dtype is torch.float32

@@ -1,18 +1,22 @@
 """Prompts to conditionings: CLIP's tokens, 75-token chunks, emphasis that keeps the mean, a cache."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from engine.checkpoint import LoadedCheckpoint
-from engine.conditioning import CHUNK, Conditioner, chunked
-from engine.prompts import parse
+from engine.conditioning import CHUNK, Conditioner, Vector, chunked
+from engine.embeddings import Vocabulary
+from engine.prompts import parse_emphasis
+from engine.protocol import InvalidJob
 from engine.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer()
 
 
 def lengths(text: str) -> list[int]:
-    return [len(chunk.tokens) for chunk in chunked(parse(text), TOKENIZER)]
+    return [len(chunk.tokens) for chunk in chunked(parse_emphasis(text), TOKENIZER, Vocabulary([]))]
 
 
 def test_tokenizer_is_clips() -> None:
@@ -46,7 +50,7 @@ def test_chunk_breaks_behind_a_near_comma(before: int, after: int, expected: lis
 def test_chunks_are_padded_with_the_end_token(checkpoint: LoadedCheckpoint) -> None:
     encoder = RecordingEncoder()
     conditioner = Conditioner(encoder, TOKENIZER, torch.device("cpu"))
-    (conditioning,) = conditioner([parse("a " * 76)], 1)
+    (conditioning,) = conditioner([parse_emphasis("a " * 76)], 1)
     assert conditioning.shape == (2 * 77, 3)
     (tokens,) = encoder.calls
     assert tokens.shape == (2, 77)
@@ -62,14 +66,14 @@ class RecordingEncoder:
     def __init__(self) -> None:
         self.calls: list[torch.Tensor] = []
 
-    def hidden_states(self, tokens: torch.Tensor, skip: int) -> torch.Tensor:
+    def hidden_states(self, tokens: torch.Tensor, skip: int, vectors: Sequence[Vector]) -> torch.Tensor:
         self.calls.append(tokens)
         return (tokens % 7 + 1).float()[:, :, None].expand(-1, -1, 3) * skip
 
 
 def test_emphasis_multiplies_its_tokens_and_keeps_the_mean() -> None:
     conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
-    plain, weighted = conditioner([parse("a cat"), parse("a (cat:1.5)")], 1)
+    plain, weighted = conditioner([parse_emphasis("a cat"), parse_emphasis("a (cat:1.5)")], 1)
     assert weighted.mean().item() == pytest.approx(plain.mean().item(), rel=1e-5)
     ratio = weighted / plain
     assert ratio[2, 0].item() / ratio[1, 0].item() == pytest.approx(1.5, rel=1e-5)
@@ -78,7 +82,7 @@ def test_emphasis_multiplies_its_tokens_and_keeps_the_mean() -> None:
 
 def test_each_prompt_keeps_its_own_mean() -> None:
     """Encoded together or alone: the neighbour's weights do not leak."""
-    prompts = [parse("(a:3)"), parse("b"), parse("(c:0.2) d")]
+    prompts = [parse_emphasis("(a:3)"), parse_emphasis("b"), parse_emphasis("(c:0.2) d")]
     together = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))(prompts, 1)
     for prompt, expected in zip(prompts, together, strict=True):
         alone = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
@@ -88,17 +92,39 @@ def test_each_prompt_keeps_its_own_mean() -> None:
 def test_repeated_prompts_are_encoded_once_and_cached_per_clip_skip() -> None:
     encoder = RecordingEncoder()
     conditioner = Conditioner(encoder, TOKENIZER, torch.device("cpu"), cache_size=2)
-    conditioner([parse("a"), parse("a"), parse("b")], 1)
+    conditioner([parse_emphasis("a"), parse_emphasis("a"), parse_emphasis("b")], 1)
     assert [len(call) for call in encoder.calls] == [2]
-    conditioner([parse("b")], 1)
+    conditioner([parse_emphasis("b")], 1)
     assert len(encoder.calls) == 1
-    conditioner([parse("b")], 2)
+    conditioner([parse_emphasis("b")], 2)
     assert len(encoder.calls) == 2
-    conditioner([parse("a")], 1)  # the oldest of three: evicted
+    conditioner([parse_emphasis("a")], 1)  # the oldest of three: evicted
     assert len(encoder.calls) == 3
 
 
 def test_clip_skip_takes_an_earlier_layer(checkpoint: LoadedCheckpoint) -> None:
-    last, earlier, deepest, beyond = (checkpoint.conditioner([parse("a cat")], n)[0] for n in (1, 2, 3, 12))
+    last, earlier, deepest, beyond = (
+        checkpoint.conditioner([parse_emphasis("a cat")], n)[0] for n in (1, 2, 3, 12)
+    )
     assert not torch.allclose(last, earlier)
     assert torch.equal(deepest, beyond)
+
+
+def test_without_keeping_the_mean_emphasis_only_multiplies() -> None:
+    conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
+    (plain,) = conditioner([parse_emphasis("a cat")], 1)
+    (weighted,) = conditioner([parse_emphasis("a (cat:1.5)")], 1, keep_mean=False)
+    assert torch.equal(weighted[2], plain[2] * 1.5)
+    assert torch.equal(weighted[[0, 1, *range(3, 77)]], plain[[0, 1, *range(3, 77)]])
+    (kept,) = conditioner([parse_emphasis("a (cat:1.5)")], 1)
+    assert not torch.allclose(kept, weighted)
+
+
+def test_prompts_of_too_many_chunks_are_refused_by_field() -> None:
+    conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
+    longest = parse_emphasis("a " * 75 * 16)
+    conditioner.check([parse_emphasis("a"), longest], "prompt")
+    with pytest.raises(InvalidJob, match=r"^hr_prompt: 17 chunks of 75 tokens; allowed are up to 16$"):
+        conditioner.check([parse_emphasis("a " * (75 * 16 + 1))], "hr_prompt")
+    with pytest.raises(InvalidJob, match="18 chunks"):
+        conditioner.check([parse_emphasis("BREAK " * 17)], "prompt")

@@ -12,6 +12,7 @@ from engine import ops
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
 from engine.images import Canvas
+from engine.lora.job import JobLoras
 from engine.programs import Program, txt2img
 from engine.protocol import (
     InvalidJob,
@@ -22,6 +23,7 @@ from engine.protocol import (
     StepStats,
 )
 from engine.samplers import SAMPLERS
+from engine.schedules import SCHEDULES
 from tests.jobs import make_job
 
 
@@ -47,8 +49,7 @@ def difference(a: ops.Picture, b: ops.Picture) -> int:
 
 
 def strangers() -> list[Job]:
-    """Ten jobs that differ in everything but size."""
-    samplers = [*SAMPLERS, "Euler", "Heun", "DPM++ 2M SDE", "Euler a"]
+    """Jobs of every sampler that differ in everything but size."""
     long_prompt = "a large red circle, " * 20
     return [
         make_job(
@@ -58,20 +59,23 @@ def strangers() -> list[Job]:
             seed=100 + i,
             steps=3 + i % 5,
             sampler=sampler,
-            schedule=["uniform", "karras", "exponential"][i % 3],
+            schedule=[*SCHEDULES][i % len(SCHEDULES)],
             guidance_scale=[1.0, 4.0, 7.5, 12.0][i % 4],
             clip_skip=1 + i % 2,
             s_churn=0.5 * (i % 2),
             eta=0.0 if sampler == "DDIM" else 1.0,
             eta_noise_seed_delta=31337 * (i % 2),
+            noise_source=["cpu", "nvidia"][i % 2],
+            subseed=i,
+            subseed_strength=0.1 * (i % 3),
         )
-        for i, sampler in enumerate(samplers)
+        for i, sampler in enumerate(SAMPLERS)
     ]
 
 
 def test_picture_does_not_depend_on_batch_neighbours(checkpoint: LoadedCheckpoint) -> None:
     jobs = strangers()
-    engine = Engine(checkpoint, max_rows=32)
+    engine = Engine(checkpoint, max_rows=64)
     rows = {engine.add(job): job for job in jobs}
     together = {done.row.id: done.outcome for done in run_all(engine)}
     for row, job in rows.items():
@@ -83,7 +87,7 @@ def test_picture_does_not_depend_on_batch_neighbours(checkpoint: LoadedCheckpoin
 
 def test_strangers_share_every_call(checkpoint: LoadedCheckpoint) -> None:
     steps: list[StepStats] = []
-    engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
+    engine = Engine(checkpoint, max_rows=64, on_step=steps.append)
     jobs = strangers()
     for job in jobs:
         engine.add(job)
@@ -101,7 +105,7 @@ def test_the_batch_is_bounded_by_max_rows(checkpoint: LoadedCheckpoint) -> None:
     engine = Engine(checkpoint, max_rows=6, on_step=steps.append)
     for job in strangers():
         engine.add(job)
-    assert len(run_all(engine)) == 10
+    assert len(run_all(engine)) == len(strangers())
     assert max(s.rows for s in steps if s.operation == "evaluate") <= 6
 
 
@@ -169,11 +173,11 @@ def test_sizes_are_floored_to_multiples_of_eight(checkpoint: LoadedCheckpoint) -
 
 def altered(
     change: Callable[[Job, ops.Operation, Any], Any],
-) -> Callable[[Job, LoadedCheckpoint, Canvas | None], Program]:
+) -> Callable[[Job, LoadedCheckpoint, Canvas | None, JobLoras], Program]:
     """txt2img whose results pass through `change` before the row sees them."""
 
-    def program(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None) -> Program:
-        inner = txt2img(job, checkpoint)
+    def program(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
+        inner = txt2img(job, checkpoint, loras)
         operation = next(inner)
         try:
             while True:
@@ -229,7 +233,7 @@ def test_error_inside_a_program_fails_its_own_row_only(checkpoint: LoadedCheckpo
 
 
 def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint) -> None:
-    def broken(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None) -> Program:
+    def broken(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
         raise ZeroDivisionError
         yield
 
@@ -282,11 +286,15 @@ def test_out_of_memory_alone_fails_the_job_only(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"sampler": "PLMS"},
-        {"schedule": "beta"},
+        {"sampler": "PLMS Karras"},
+        {"schedule": "linear"},
+        {"steps": 51, "sampler": "LCM"},
+        {"noise_source": "gpu"},
+        {"eta": 1.5},
         {"steps": 0},
         {"steps": 1001, "sampler": "DDIM"},
-        {"prompt": "a <lora:x:1>"},
+        {"prompt": "a <hypernet:x:1>"},
+        {"prompt": "a <lora:x:1:1:8>"},
     ],
 )
 def test_impossible_job_is_refused_before_any_work(

@@ -48,7 +48,12 @@ def masked(mask: Image.Image, picture: Image.Image | None = None, **changes: obj
 
 def from_picture(picture: Image.Image, **changes: object) -> Job:
     init = InitImage(
-        image=png(picture), denoising_strength=0.5, resize_mode="stretch", noise_multiplier=1, mask=None
+        image=png(picture),
+        denoising_strength=0.5,
+        exact_steps=False,
+        resize_mode="stretch",
+        noise_multiplier=1,
+        mask=None,
     )
     changed = dataclasses.replace(init, **changes)  # type: ignore[arg-type]
     return make_job(width=96, height=64, init=changed)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
 from engine.images import Canvas, Picture
+from engine.lora.job import JobLoras
 from engine.ops import Decode
 from engine.programs import draw
 from engine.protocol import SAMPLERS, InitImage, Job, Mask, StepStats
@@ -34,9 +35,11 @@ def scene() -> Image.Image:
 def job_from(picture: Image.Image, mask: Mask | None = None, strength: float = 0.5, **changes: Any) -> Job:
     mode = changes.pop("resize_mode", "stretch")
     noise = changes.pop("noise_multiplier", 1.0)
+    exact_steps = changes.pop("exact_steps", False)
     init = InitImage(
         image=png(picture),
         denoising_strength=strength,
+        exact_steps=exact_steps,
         resize_mode=mode,
         noise_multiplier=noise,
         mask=mask,
@@ -90,7 +93,7 @@ def test_the_contracts_number_of_steps_is_made(
 @torch.inference_mode()
 def latent_of(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """The latent that a job's picture is decoded from."""
-    program = draw(job, checkpoint, Canvas.of(job))
+    program = draw(job, checkpoint, Canvas.of(job), JobLoras())
     operation = next(program)
     while not isinstance(operation, Decode):
         (result,) = operation.run(checkpoint, [operation])

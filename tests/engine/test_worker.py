@@ -53,7 +53,7 @@ async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint) -> None
 
 
 async def test_cancelled_call_frees_its_row(worker: Worker) -> None:
-    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    call = asyncio.create_task(worker.run(make_job(steps=1000)))
     await until(lambda: worker.load == (1, 0))
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -62,7 +62,7 @@ async def test_cancelled_call_frees_its_row(worker: Worker) -> None:
 
 
 async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worker) -> None:
-    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    call = asyncio.create_task(worker.run(make_job(steps=1000)))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -73,15 +73,15 @@ async def test_call_cancelled_before_its_row_exists_leaves_nothing(worker: Worke
 
 async def test_invalid_job_is_answered_without_disturbing_others(worker: Worker) -> None:
     good = asyncio.create_task(worker.run(make_job()))
-    with pytest.raises(InvalidJob, match="PLMS"):
-        await worker.run(make_job(sampler="PLMS"))
+    with pytest.raises(InvalidJob, match="no such"):
+        await worker.run(make_job(sampler="no such"))
     assert (await good).seed == 1
 
 
 async def test_stop_answers_what_is_left(checkpoint: LoadedCheckpoint) -> None:
     worker = Worker(Engine(checkpoint))
     worker.start()
-    call = asyncio.create_task(worker.run(make_job(steps=100_000)))
+    call = asyncio.create_task(worker.run(make_job(steps=1000)))
     await until(lambda: worker.load[0] == 1)
     await worker.stop()
     with pytest.raises(JobAborted):

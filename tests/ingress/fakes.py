@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.protocol import Checkpoint, Job, JobResult, Timings
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Timings
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
 
@@ -26,6 +26,9 @@ class FakeBackend:
         self.jobs: list[Job] = []
         self.fail = fail
         self.offered = offered
+        self.lora_files: list[LoraFile] = []
+        self.embedding_files: list[EmbeddingFile] = []
+        self.refreshed = 0
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
@@ -35,6 +38,15 @@ class FakeBackend:
         if self.fail:
             raise self.fail
         return result(job)
+
+    async def loras(self) -> Sequence[LoraFile]:
+        return self.lora_files
+
+    async def refresh_loras(self) -> None:
+        self.refreshed += 1
+
+    async def embeddings(self) -> Sequence[EmbeddingFile]:
+        return self.embedding_files
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"
@@ -52,5 +64,10 @@ def result(job: Job) -> JobResult:
     chunks.add_text("parameters", job.infotext)
     Image.new("RGB", (8, 8)).save(file, "png", pnginfo=chunks)
     return JobResult(
-        job_id=job.id, png=file.getvalue(), seed=job.seed, evaluations=job.steps, timings=TIMINGS
+        job_id=job.id,
+        png=file.getvalue(),
+        seed=job.seed,
+        evaluations=job.steps,
+        timings=TIMINGS,
+        infotext=job.infotext,
     )

@@ -16,10 +16,6 @@ Draw = Callable[..., Any]
 @pytest.mark.parametrize(
     "body",
     [
-        {"enable_hr": True},
-        {"firstphase_width": 512},
-        {"subseed_strength": 0.5},
-        {"seed_resize_from_h": 512, "seed_resize_from_w": 512},
         {"tiling": True},
         {"restore_faces": True},
         {"refiner_checkpoint": "other"},
@@ -31,6 +27,10 @@ Draw = Callable[..., Any]
         {"override_settings": {"sd_vae": "other.safetensors"}},
         {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"tiling": True}},
+        {"override_settings": {"sigma_min": 0.1}},
+        {"override_settings": {"sgm_noise_multiplier": True}},
+        {"override_settings": {"uni_pc_order": 2}},
+        {"override_settings": {"beta_dist_alpha": 0.5}},
     ],
 )
 def test_a_feature_that_is_not_there_is_refused_by_name(

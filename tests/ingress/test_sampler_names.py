@@ -14,26 +14,22 @@ UPSTREAM = json.loads((Path(__file__).parent / "data" / "samplers.json").read_te
 VERSIONS: tuple[CompatVersion, ...] = get_args(CompatVersion)
 
 
-def offered(version: CompatVersion) -> list[dict[str, Any]]:
-    """Upstream's list without the samplers that the engine does not have."""
-    suffixes = ["", *(f" {label}" for label in LABELS.values())]
-    names = {sampler + suffix for sampler in SAMPLERS for suffix in suffixes}
-    return [row for row in UPSTREAM[version]["samplers"] if row["name"] in names]
-
-
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_list_is_upstreams_less_what_the_engine_lacks(version: CompatVersion) -> None:
-    rows = offered(version)
+def test_the_list_is_upstreams(version: CompatVersion) -> None:
+    rows = UPSTREAM[version]["samplers"]
     for row in rows:
         if version == "v1.7.0" and row["name"] == "DPM++ 2M SDE":
             row["aliases"] = ["k_dpmpp_2m_sde"]  # upstream lists the Karras one's alias twice
     assert list_samplers(version) == rows
+    assert [list(row["options"]) for row in list_samplers(version)] == [list(row["options"]) for row in rows]
     assert list(list_samplers(version)[0]) == ["name", "aliases", "options"]
 
 
-def test_the_schedulers_are_upstreams_less_what_the_engine_lacks() -> None:
+def test_the_schedulers_are_upstreams() -> None:
     rows = UPSTREAM["v1.10.1"]["schedulers"]
-    assert list_schedulers() == [row for row in rows if row["name"] in ("automatic", *SCHEDULES)]
+    assert list_schedulers() == rows
+    assert tuple(row["name"] for row in rows) == ("automatic", *SCHEDULES)
+    assert tuple(LABELS) == SCHEDULES
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -62,6 +58,18 @@ def test_every_listed_name_and_alias_means_what_it_says(version: CompatVersion) 
         ("k_euler_ancestral", None, "uniform", "uniform"),
         ("Heun Automatic", "karras", "karras", "karras"),
         ("DDIM Karras", "karras", "uniform", "uniform"),
+        ("UniPC", "beta", "uniform", "uniform"),
+        ("DPM adaptive Karras", None, "uniform", "uniform"),
+        ("LCM", "sgm_uniform", "uniform", "uniform"),
+        ("Restart", None, "karras", "karras"),
+        ("DPM2", None, "uniform", "karras"),
+        ("DPM++ 3M SDE", None, "uniform", "exponential"),
+        ("DPM++ 2S a Karras", None, "karras", "karras"),
+        ("DPM++ 2M SDE Heun SGM Uniform", "karras", "sgm_uniform", "sgm_uniform"),
+        ("Euler", "SGMUniform", "sgm_uniform", "sgm_uniform"),
+        ("euler align-your-steps", None, "align_your_steps", "align_your_steps"),
+        ("Euler DDIM", None, "ddim", "ddim"),
+        ("LMS", "Normal", "normal", "normal"),
     ],
 )
 def test_a_schedule_in_the_name_wins_over_the_field_and_that_over_the_samplers_own(
@@ -84,6 +92,10 @@ def test_a_schedule_in_the_name_wins_over_the_field_and_that_over_the_samplers_o
         ("DPM++ 2M SDE", "automatic", "Exponential"),
         ("DPM++ 2M SDE Karras", None, "Karras"),
         ("DDIM", "karras", "Automatic"),
+        ("Restart", None, "Karras"),
+        ("DPM++ 3M SDE", None, "Exponential"),
+        ("Heun KL Optimal", None, "KL Optimal"),
+        ("DPM fast", "beta", "Automatic"),
     ],
 )
 def test_the_schedule_type_is_the_one_that_was_walked(name: str, scheduler: str | None, label: str) -> None:
@@ -95,18 +107,26 @@ def test_the_schedule_type_is_the_one_that_was_walked(name: str, scheduler: str 
 def test_names_in_answers_are_canonical() -> None:
     assert resolve("dpm++ 2m sde karras", None, "v1.7.0", "sampler_name").name == "DPM++ 2M SDE Karras"
     assert resolve("k_euler_a", None, "v1.7.0", "sampler_name").name == "Euler a"
+    assert resolve("restart", None, "v1.7.0", "sampler_name").name == "Restart"
+    assert resolve("Restart", "uniform", "v1.7.0", "sampler_name").name == "Restart Uniform"
+    assert resolve("ddim_cfgpp", None, "v1.10.1", "sampler_name").name == "DDIM CFG++"
 
 
-@pytest.mark.parametrize("name", ["LMS", "DPM2 a Karras", "DPM++ SDE", "UniPC", "restart", "LCM"])
-def test_a_sampler_of_upstreams_that_is_not_here_yet_is_called_that(name: str) -> None:
-    with pytest.raises(SamplerNotFound, match="not available in this version"):
-        resolve(name, None, "v1.7.0", "sampler_name")
-
-
-@pytest.mark.parametrize("scheduler", ["SGM Uniform", "sgm_uniform", "beta", "Align Your Steps"])
-def test_a_schedule_of_upstreams_that_is_not_here_yet_is_called_that(scheduler: str) -> None:
-    with pytest.raises(NotFound, match="not available in this version"):
+@pytest.mark.parametrize("scheduler", ["sgm", "linear", "Karras v2"])
+def test_an_unknown_schedule_is_refused_by_name(scheduler: str) -> None:
+    with pytest.raises(NotFound, match=f"scheduler: '{scheduler}' is not known"):
         resolve("Euler", scheduler, "v1.10.1", "sampler_name")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_understands_the_names_of_every_other(version: CompatVersion) -> None:
+    for rows in UPSTREAM.values():
+        for row in rows["samplers"]:
+            assert resolve(row["name"], None, version, "sampler_name").sampler in SAMPLERS
+        for row in rows["schedulers"]:
+            for name in (row["name"], row["label"], *(row["aliases"] or [])):
+                assert resolve("Euler", name, version, "sampler_name").schedule in SCHEDULES
+                assert resolve(f"Heun {name}", None, version, "sampler_name").sampler == "Heun"
 
 
 def test_an_unknown_sampler_answers_what_clients_look_for(client: TestClient) -> None:

@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 import webuiapi
 
+from engine.protocol import SCHEDULES
 from ingress.app import build_app
 from ingress.settings import Settings
 from tests.ingress.fakes import FakeBackend
@@ -42,7 +43,7 @@ def test_webuiapi_draws(port: int, key: str, scheme: str, prefix: str) -> None:
 
     assert api.util_get_model_names()[0] == "demo.safetensors"
     assert "DPM++ 2M Karras" in api.util_get_sampler_names()
-    assert set(api.util_get_scheduler_names()) == {"automatic", "uniform", "karras", "exponential"}
+    assert set(api.util_get_scheduler_names()) == {"automatic", *SCHEDULES}
     api.session.close()
 
 

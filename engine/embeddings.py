@@ -1,0 +1,116 @@
+"""Textual-inversion embeddings: names in prompts that stand for learnt vectors.
+
+Gal et al. 2022, "An Image is Worth One Word". Read from .safetensors alone, never from a pickle.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from engine.protocol import CheckpointError, EmbeddingFile
+
+logger = logging.getLogger(__name__)
+
+MAX_VECTORS = 75
+"""As many as a chunk of a prompt holds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Library:
+    """A folder of embeddings, by name as vectors (n, channels): those that fit the checkpoint, and others."""
+
+    loaded: Mapping[str, Tensor]
+    skipped: Mapping[str, Tensor]
+
+    def listing(self) -> list[EmbeddingFile]:
+        return [
+            EmbeddingFile(name=name, width=vectors.shape[1], vectors=len(vectors), usable=usable)
+            for files, usable in ((self.loaded, True), (self.skipped, False))
+            for name, vectors in files.items()
+        ]
+
+
+NO_EMBEDDINGS = Library(MappingProxyType({}), MappingProxyType({}))
+
+
+def load_embeddings(folder: Path, channels: int) -> Library:
+    """The embeddings of a text encoder of `channels`, by file name without its suffix. On the CPU, float32.
+
+    A file that cannot be used is left out with a warning that says why. Raises CheckpointError if there is
+    no such folder.
+    """
+    if not folder.is_dir():
+        raise CheckpointError("there is no folder of embeddings where the configuration says it is")
+    loaded: dict[str, Tensor] = {}
+    skipped: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            vectors = _vectors(load_file(path))
+        except (SafetensorError, ValueError, OSError) as error:
+            logger.warning("embedding %r cannot be read: %s", path.stem, getattr(error, "strerror", error))
+            continue
+        if vectors.shape[1] == channels:
+            loaded[path.stem] = vectors
+        else:
+            skipped[path.stem] = vectors
+            logger.warning(
+                "embedding %r is left out: its width is %d, the checkpoint's %d",
+                path.stem,
+                vectors.shape[1],
+                channels,
+            )
+    return Library(loaded, skipped)
+
+
+def _vectors(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(n, channels), in any of the layouts; ValueError says what is wrong.
+
+    `emb_params` (AUTOMATIC1111, kohya), `clip_l` and `clip_g` (SDXL, whose two encoders' channels stand one
+    behind the other here), or the only tensor under any name (diffusers).
+    """
+    parts = [tensors[name] for name in ("clip_l", "clip_g") if name in tensors]
+    if "emb_params" in tensors:
+        parts = [tensors["emb_params"]]
+    if not parts and len(tensors) == 1:
+        parts = list(tensors.values())
+    if not parts:
+        raise ValueError(f"it has {len(tensors)} tensors, none of them named emb_params, clip_l or clip_g")
+    rows = [part[None] if part.ndim == 1 else part for part in parts]
+    if any(part.ndim != 2 or len(part) != len(rows[0]) for part in rows):
+        raise ValueError(f"its shapes are {', '.join(str(tuple(part.shape)) for part in parts)}")
+    vectors = torch.cat(rows, dim=1).float()
+    if not 1 <= len(vectors) <= MAX_VECTORS:
+        raise ValueError(f"it has {len(vectors)} vectors; 1 to {MAX_VECTORS} are allowed")
+    if not vectors.isfinite().all():
+        raise ValueError("it has values that are not finite")
+    return vectors
+
+
+class Vocabulary:
+    """Finds embeddings in tokens: by the tokens of their names, which know no letter case, longest first."""
+
+    def __init__(self, names: Iterable[tuple[list[int], Tensor]]) -> None:
+        self._starting: dict[int, list[tuple[list[int], Tensor]]] = {}
+        for tokens, vectors in sorted(names, key=lambda name: -len(name[0])):
+            if tokens:
+                self._starting.setdefault(tokens[0], []).append((tokens, vectors))
+
+    def inserted(self, tokens: list[int]) -> Iterator[int | Tensor]:
+        """The tokens, with an embedding's vectors (n, channels) in place of its name."""
+        position = 0
+        while position < len(tokens):
+            for name, vectors in self._starting.get(tokens[position], ()):
+                if tokens[position : position + len(name)] == name:
+                    yield vectors
+                    position += len(name)
+                    break
+            else:
+                yield tokens[position]
+                position += 1

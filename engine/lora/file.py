@@ -1,0 +1,275 @@
+"""LoRA files -> low-rank changes of a model's layers. Local safetensors only, checked before they are read.
+
+A layer with weight W becomes W + weight · (alpha / rank) · up · down (Hu et al. 2021); a convolution's `down`
+has its kernel and its `up` is 1×1 (LoCon). With a `mid`, `down` and `up` are both 1×1.
+"""
+
+import hashlib
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from engine.lora import names
+from engine.protocol import LoraError
+
+MAX_HEADER_BYTES = 16 * 2**20
+FLOATS = ("F64", "F32", "F16", "BF16")
+UNUSUAL = ("alpha_pattern", "use_rslora", "use_dora")
+"""What PEFT's configuration must not say: it would change the scale, or the kind of network."""
+SHOWN = 3
+"""How many of a file's keys an error names."""
+
+Shape = tuple[int, ...]
+Part = Literal["unet", "text_encoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer that a LoRA may change: where it is, and its weight's shape."""
+
+    part: Part
+    path: str
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f"{self.part}.{self.path}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """scale · up(down(x)): `down` is (rank, in[, kh, kw]), `up` is (out, rank[, 1, 1])."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Lora:
+    """A loaded file. `digest` is of its tensors and tells contents apart; `hash` is what infotexts show."""
+
+    name: str
+    hash: str
+    digest: str
+    bytes: int
+    unet: Mapping[str, LowRank]
+    text_encoder: Mapping[str, LowRank]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of itself: metadata, and shape and stored type by key. Its own bytes are `raw`."""
+
+    metadata: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+    dtypes: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def alias(self) -> str:
+        return self.metadata.get("ss_output_name", "")
+
+
+def layers(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Layer]:
+    """Every layer that a LoRA may change, under every name that a file may have for it."""
+    found: dict[str, Layer] = {}
+    resnets = unet.get_submodule("down_blocks.0.resnets")
+    for path, shape in _changeable(unet):
+        layer = Layer("unet", path, shape)
+        found.update(dict.fromkeys(names.unet_names(path, len(list(resnets.children()))), layer))
+    for path, shape in _changeable(text_encoder):
+        layer = Layer("text_encoder", path, shape)
+        found.update(dict.fromkeys(names.text_names(path.removeprefix("text_model.")), layer))
+    return found
+
+
+def _changeable(module: nn.Module) -> list[tuple[str, Shape]]:
+    return [
+        (path, tuple(layer.weight.shape))
+        for path, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    ]
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """The header of an open file, which is then left at its first tensor. Raises LoraError."""
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise LoraError(f"LoRA {name!r} is no safetensors file: its header is not of an allowed length")
+    text = file.read(length)
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        return Header(
+            {str(key): str(value) for key, value in metadata.items()},
+            {key: tuple(int(n) for n in entry["shape"]) for key, entry in entries.items()},
+            {key: str(entry["dtype"]) for key, entry in entries.items()},
+            start + text,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise LoraError(f"LoRA {name!r} is no safetensors file: its header cannot be read") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which of a file's keys change which layer, checked against the model; `numbers` to be loaded."""
+
+    changes: Mapping[Layer, Mapping[str, str]]
+    numbers: int
+
+
+def plan(header: Header, known: Mapping[str, Layer], name: str) -> Plan:
+    """What a file would change, from its header alone.
+
+    Raises LoraError: for another kind of network by its name, for a layer of another shape with both
+    shapes, for tensors that no layer of this model answers to with some of their keys.
+    """
+    if kind := names.refused_kind(header.shapes):
+        raise LoraError(f"LoRA {name!r} is a {kind}; this version applies plain low-rank changes only")
+    changes: dict[Layer, dict[str, str]] = {}
+    unknown = []
+    for key in header.shapes:
+        ending = names.split(key)
+        layer = known.get(ending[0]) if ending else None
+        if ending is None or layer is None:
+            unknown.append(key)
+        elif changes.setdefault(layer, {}).setdefault(ending[1], key) != key:
+            raise LoraError(f"LoRA {name!r} changes layer {layer} twice")
+    for layer, keys in changes.items():
+        _check(layer, keys, header, name)
+    if unknown:
+        shown = ", ".join(unknown[:SHOWN])
+        raise LoraError(f"LoRA {name!r} has {len(unknown)} keys of no layer of this checkpoint: {shown}")
+    if not changes:
+        raise LoraError(f"LoRA {name!r} changes nothing")
+    numbers = sum(
+        header.shapes[keys["down"]][0] * (layer.shape[0] + math.prod(layer.shape[1:]))
+        for layer, keys in changes.items()
+    )
+    return Plan(changes, numbers)
+
+
+def _check(layer: Layer, keys: Mapping[str, str], header: Header, name: str) -> None:
+    missing = [part for part in ("down", "up") if part not in keys]
+    if missing:
+        raise LoraError(f"LoRA {name!r} has no {' and no '.join(missing)} for layer {layer}")
+    for part, key in keys.items():
+        if part != "alpha" and header.dtypes[key] not in FLOATS:
+            raise LoraError(f"LoRA {name!r} is stored as {header.dtypes[key]}, not as one of {FLOATS}")
+    shape = {part: header.shapes[key] for part, key in keys.items()}
+    if not _is_low_rank(shape):
+        stored = " and ".join(
+            f"{part} {_shown(shape[part])}" for part in ("down", "mid", "up") if part in shape
+        )
+        raise LoraError(f"LoRA {name!r} is malformed at layer {layer}: {stored}")
+    change = (shape["up"][0], shape["down"][1], *shape.get("mid", shape["down"])[2:])
+    if _matrix(change) != _matrix(layer.shape):
+        raise LoraError(
+            f"LoRA {name!r} does not fit this checkpoint: layer {layer} is {_shown(layer.shape)} here "
+            f"and {_shown(change)} in the file"
+        )
+
+
+def _is_low_rank(shape: Mapping[str, Shape]) -> bool:
+    """Whether the parts of one change can be multiplied, whatever layer they are for."""
+    down, up, mid, alpha = shape["down"], shape["up"], shape.get("mid"), shape.get("alpha", ())
+    if not all(len(part) in (2, 4) and math.prod(part) for part in (down, up)) or math.prod(alpha) != 1:
+        return False
+    rank = down[0]
+    plain = up[1] == rank and _matrix(up) == up[:2]
+    if mid is None:
+        return plain
+    return plain and _matrix(down) == down[:2] and len(mid) == 4 and mid[:2] == (rank, rank)
+
+
+def _matrix(shape: Shape) -> Shape:
+    """A 1×1 convolution's shape as the linear layer's that it is."""
+    return shape[:2] if shape[2:] == (1, 1) else shape
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def load(
+    file: BinaryIO, header: Header, plan: Plan, name: str, *, device: torch.device, dtype: torch.dtype
+) -> Lora:
+    """Read the tensors that follow the header of an open file, into memory of their own.
+
+    Raises LoraError for a file that is cut short or holds NaN or infinity in `dtype`.
+    """
+    content = file.read()
+    try:
+        tensors = load_safetensors(header.raw + content)
+    except SafetensorError as error:
+        raise LoraError(f"LoRA {name!r} is no valid safetensors file: {error}") from None
+    trained = _alphas(header, name)
+    parts: dict[Part, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
+    for layer, keys in plan.changes.items():
+        stored = {part: tensors[key] for part, key in keys.items()}
+        change = _low_rank(layer, stored, trained[layer.part], dtype)
+        if not (_finite(change.down) and _finite(change.up) and math.isfinite(change.scale)):
+            raise LoraError(f"LoRA {name!r} is not finite at layer {layer} in {str(dtype)[6:]}")
+        parts[layer.part][layer.path] = LowRank(change.down.to(device), change.up.to(device), change.scale)
+    digest = hashlib.sha256(content).hexdigest()
+    return Lora(
+        name=name,
+        hash=_shown_hash(header, digest),
+        digest=digest,
+        bytes=sum(t.nbytes for part in parts.values() for c in part.values() for t in (c.down, c.up)),
+        unet=parts["unet"],
+        text_encoder=parts["text_encoder"],
+    )
+
+
+def _low_rank(layer: Layer, stored: Mapping[str, Tensor], alpha: float | None, dtype: torch.dtype) -> LowRank:
+    """`alpha` is what holds where the file has none for the layer; None is the rank."""
+    down, up = stored["down"], stored["up"]
+    rank = len(down)
+    if "mid" in stored:  # a 1×1 convolution before a larger one is one convolution
+        down = torch.einsum("abhw,bi->aihw", stored["mid"].float(), down.float().reshape(rank, -1))
+    kernel = layer.shape[2:]
+    down = down.reshape(rank, layer.shape[1], *kernel)
+    up = up.reshape(layer.shape[0], rank, *(1 for _ in kernel))
+    own = float(stored["alpha"]) if "alpha" in stored else rank if alpha is None else alpha
+    return LowRank(down.to(dtype), up.to(dtype), own / rank)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _shown_hash(header: Header, digest: str) -> str:
+    """Twelve digits: of the trainer's own hash where it says one, else of the tensors' SHA-256."""
+    trainers = header.metadata.get("sshs_model_hash", "")
+    return (trainers if re.fullmatch(r"[0-9a-f]{12,64}", trainers) else digest)[:12]
+
+
+def _alphas(header: Header, name: str) -> dict[Part, float | None]:
+    """diffusers keeps the alpha of a whole part in the header, as JSON of PEFT's configuration."""
+    try:
+        said = json.loads(header.metadata.get("lora_adapter_metadata", "{}"))
+        unusual = [
+            key for key in said if key.endswith(("alpha_pattern", "use_rslora", "use_dora")) and said[key]
+        ]
+        alphas = {part: said.get(f"{part}.lora_alpha", said.get("lora_alpha")) for part in get_args(Part)}
+        found = {part: None if alpha is None else float(alpha) for part, alpha in alphas.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise LoraError(f"LoRA {name!r} has a lora_adapter_metadata that cannot be read") from None
+    if unusual:
+        raise LoraError(f"LoRA {name!r} uses {unusual[0]}, which this version does not apply")
+    return found

@@ -1,0 +1,204 @@
+"""One run of a sampler, as operations: what every program is made of."""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor
+
+from engine.checkpoint import LoadedCheckpoint
+from engine.lora.job import JobLoras
+from engine.noise import Noise
+from engine.ops import Encode, Evaluate, Operation
+from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
+from engine.protocol import NOISE_SOURCES, InvalidJob, Job
+from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
+
+FULL = 0.999
+"""The most denoising strength that counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditioning:
+    """A pass' encoded prompts, by text."""
+
+    encoded: Mapping[Prompt, Tensor]
+    positive: Plan
+    negative: Plan | None
+
+    def conds(self, evaluation: int) -> list[tuple[Tensor, float]]:
+        return [(self.encoded[part.at(evaluation)], part.weight) for part in self.positive.parts]
+
+    def uncond(self, evaluation: int) -> Tensor | None:
+        return self.encoded[self.negative.parts[0].at(evaluation)] if self.negative else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """A job's settings, all of them checked, and the noise levels that they come to.
+
+    `schedule` holds all levels, `sigmas` the last ones of them, which are walked. `after`: evaluations of the
+    passes that follow. Without a `negative` there is no uncond.
+    """
+
+    job: Job
+    sampler: Sampler
+    schedule: Sequence[float]
+    sigmas: Sequence[float]
+    positive: Plan
+    negative: Plan | None
+    loras: JobLoras
+    after: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        job: Job,
+        checkpoint: LoadedCheckpoint,
+        loras: JobLoras,
+        *,
+        strength: float | None = None,
+        exact_steps: bool = False,
+        before: int = 0,
+        after: int = 0,
+    ) -> Self:
+        """`strength`: of a pass that begins with a picture. `before`: sampling steps of the pass before.
+
+        Raises InvalidJob where the job asks for the impossible.
+        """
+        sampler = _sampler(job)
+        schedule, sigmas = _levels(job, sampler, checkpoint, strength, exact_steps)
+        positive, negative = _prompts(job, sampler, checkpoint, before)
+        return cls(
+            job=job,
+            sampler=sampler,
+            schedule=schedule,
+            sigmas=sigmas,
+            positive=positive,
+            negative=negative,
+            loras=loras,
+            after=after,
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """Of this pass: exact, but for samplers that find out as they go."""
+        return self.sampler.evaluations(self.sigmas)
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations of this pass and of those after it."""
+        return self.evaluations + self.after
+
+    def noise(self, checkpoint: LoadedCheckpoint) -> Noise:
+        shape = (4, self.job.height // 8, self.job.width // 8)
+        return Noise.of(self.job, shape, checkpoint.device)
+
+    def encode(self) -> Generator[Operation, Any, Conditioning]:
+        """Every text that the prompts are at some step, in one operation."""
+        negative = self.negative.prompts if self.negative else ()
+        prompts = list(dict.fromkeys([*self.positive.prompts, *negative]))
+        encoded = yield Encode(
+            prompts=prompts,
+            clip_skip=self.job.clip_skip,
+            keep_mean=self.job.emphasis != "No norm",
+            remaining=self.remaining,
+            loras=self.loras.text_encoder,
+        )
+        by_text = dict(zip(prompts, encoded, strict=True))
+        return Conditioning(encoded=by_text, positive=self.positive, negative=self.negative)
+
+    def sample(
+        self,
+        x: Tensor,
+        noise: Noise,
+        conditioning: Conditioning,
+        inside: Callable[[Evaluations], Evaluations] | None = None,
+    ) -> Generator[Operation, Tensor, Tensor]:
+        """From x at σ_0 to the finished latent; `inside` may change what the sampler sees."""
+        step_noise = self.sampler.step_noise(noise, self.schedule)
+        evaluating = self.sampler.run(x, self.sigmas, step_noise, _settings(self.job))
+        if inside is not None:
+            evaluating = inside(evaluating)
+        done = 0
+        try:
+            x, sigma = next(evaluating)
+            while True:
+                denoised = yield Evaluate(
+                    x=x,
+                    sigma=sigma,
+                    conds=conditioning.conds(done),
+                    uncond=conditioning.uncond(done),
+                    guidance_scale=_guidance_scale(self.job, self.sampler),
+                    both=self.sampler.needs_uncond,
+                    remaining=max(self.evaluations - done, 1) + self.after,
+                    loras=self.loras.unet,
+                )
+                done += 1
+                x, sigma = evaluating.send(denoised)
+        except StopIteration as finished:
+            latent: Tensor = finished.value
+            return latent
+
+
+def _levels(
+    job: Job, sampler: Sampler, checkpoint: LoadedCheckpoint, strength: float | None, exact_steps: bool
+) -> tuple[list[float], list[float]]:
+    """All levels, and those that are walked: the last int(strength · steps) + 1 steps of them.
+
+    With `exact_steps` all of the job's steps, the last ones of a schedule that is as much longer.
+    """
+
+    def schedule(steps: int) -> list[float]:
+        levels = checkpoint.denoiser.levels
+        return sampler.sigmas(job.schedule, levels, steps, discard=job.discard_next_to_last_sigma)
+
+    levels = schedule(job.steps)
+    if strength is None:
+        return levels, levels
+    strength = min(strength, FULL)
+    if not exact_steps or strength == 0:
+        return levels, levels[-(int(strength * job.steps) + 2) :]
+    longer = schedule(min(int(job.steps / strength), sampler.max_steps - 1))
+    return longer, longer[-(job.steps + 1) :]
+
+
+def _prompts(
+    job: Job, sampler: Sampler, checkpoint: LoadedCheckpoint, before: int
+) -> tuple[Plan, Plan | None]:
+    """No negative one where uncond cancels out: in uncond + Σ scale · weight · (cond − uncond)."""
+    per_step = 2 if sampler.second_order else 1
+    timeline = Timeline(steps=per_step * job.steps, before=per_step * before, old=job.old_scheduling)
+    names = ("hr_prompt", "hr_negative_prompt") if before else ("prompt", "negative_prompt")
+    positive = parse(job.prompt, timeline, emphasis=job.emphasis, field=names[0])
+    checkpoint.conditioner.check(positive.prompts, names[0])
+    scale = _guidance_scale(job, sampler) * sum(part.weight for part in positive.parts)
+    if scale == 1.0 and not sampler.needs_uncond:
+        return positive, None
+    negative = parse_negative(job.negative_prompt, timeline, emphasis=job.emphasis, field=names[1])
+    checkpoint.conditioner.check(negative.prompts, names[1])
+    return positive, negative
+
+
+def _sampler(job: Job) -> Sampler:
+    if job.sampler not in SAMPLERS:
+        raise InvalidJob(f"sampler {job.sampler!r} is not one of {', '.join(SAMPLERS)}")
+    if job.noise_source not in NOISE_SOURCES:
+        raise InvalidJob(f"noise_source {job.noise_source!r} is not one of {', '.join(NOISE_SOURCES)}")
+    if not 0 <= job.eta <= 1:
+        raise InvalidJob(f"eta is {job.eta}; it must be between 0 and 1")
+    return SAMPLERS[job.sampler]
+
+
+def _guidance_scale(job: Job, sampler: Sampler) -> float:
+    return job.guidance_scale * sampler.guidance_factor
+
+
+def _settings(job: Job) -> Settings:
+    return Settings(
+        eta=job.eta,
+        s_churn=job.s_churn,
+        s_tmin=job.s_tmin,
+        s_tmax=job.s_tmax,
+        s_noise=job.s_noise,
+    )

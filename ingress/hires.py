@@ -1,0 +1,145 @@
+"""The hires fix: from its request fields to the second pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires
+from ingress.errors import InvalidRequest, shown
+from ingress.limits import check_range
+from ingress.schemas import samplers
+from ingress.schemas.sdapi import Txt2ImgRequest
+from ingress.settings import CompatVersion, Limits, Settings
+
+MAX_SCALE = 8
+DENOISING_STRENGTH = 0.75
+"""Of a request that leaves it open; the original fails there."""
+
+SAME = ("use same sampler", "use same scheduler", "use same checkpoint")
+"""What user interfaces send for "not given"."""
+
+Size = tuple[int, int]
+"""Width, height."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPass:
+    """The second pass, how its sampler is called, and the size of the first."""
+
+    hires: Hires
+    sampling: samplers.Sampling
+    first: Size
+
+
+def second_pass(request: Txt2ImgRequest, settings: Settings, eta_of: Callable[[str], float]) -> SecondPass:
+    """Of a request with `enable_hr`. Raises `InvalidRequest` and `SamplerNotFound`."""
+    limits = settings.limits
+    for field, low, high in (
+        ("hr_scale", 0.1, MAX_SCALE),
+        ("hr_resize_x", 0, limits.max_side),
+        ("hr_resize_y", 0, limits.max_side),
+        ("hr_second_pass_steps", 0, limits.max_steps),
+    ):
+        check_range(field, getattr(request, field), low, high)
+    first, upscaled, target = _sizes(request, limits)
+    sampling = _sampling(request, settings.compat_version)
+    strength = request.denoising_strength
+    hires = Hires(
+        upscaler=_upscaler(request.hr_upscaler),
+        upscaled_width=upscaled[0],
+        upscaled_height=upscaled[1],
+        width=target[0],
+        height=target[1],
+        steps=request.hr_second_pass_steps or request.steps,
+        denoising_strength=DENOISING_STRENGTH if strength is None else strength,
+        sampler=sampling.sampler,
+        schedule=sampling.schedule,
+        eta=eta_of(sampling.sampler),
+        prompt=request.hr_prompt or request.prompt,
+        negative_prompt=request.hr_negative_prompt or request.negative_prompt,
+    )
+    return SecondPass(hires, sampling, first)
+
+
+def _sizes(request: Txt2ImgRequest, limits: Limits) -> tuple[Size, Size, Size]:
+    """Of the first pass, of the enlarged picture, and of what is kept of that."""
+    width, height = request.width, request.height
+    x, y = request.hr_resize_x, request.hr_resize_y
+    if request.firstphase_width or request.firstphase_height:
+        x, y = width, height
+        width, height = request.firstphase_width, request.firstphase_height
+    if min(width, height) < limits.min_side:
+        raise InvalidRequest(
+            f"firstphase_width × firstphase_height: {width} × {height} is not allowed. Allowed: at least "
+            f"{limits.min_side} each, or 0 and 0."
+        )
+    upscaled, target = _upscaled(width, height, x, y, request.hr_scale)
+    field = "hr_resize_x × hr_resize_y" if x or y else "hr_scale"
+    _check(upscaled, field, limits)
+    return (width, height), upscaled, target
+
+
+def _upscaled(width: int, height: int, x: int, y: int, scale: float) -> tuple[Size, Size]:
+    """The enlarged size and the part of it that is kept; a side of 0 follows from the aspect."""
+    if not x and not y:
+        x, y = int(width * scale), int(height * scale)
+        return (x, y), (x, y)
+    if not y:
+        return (x, x * height // width), (x, x * height // width)
+    if not x:
+        return (y * width // height, y), (y * width // height, y)
+    if width * y < height * x:
+        return (x, x * height // width), (x, y)
+    return (y * width // height, y), (x, y)
+
+
+def _check(size: Size, field: str, limits: Limits) -> None:
+    too_large = max(size) > limits.max_side or size[0] * size[1] > limits.max_pixels
+    if too_large or min(size) < limits.min_side:
+        raise InvalidRequest(
+            f"{field}: a picture of {size[0]} × {size[1]} is not allowed. Allowed: sides from "
+            f"{limits.min_side} to {limits.max_side}, {limits.max_pixels} pixels in all."
+        )
+
+
+def _sampling(request: Txt2ImgRequest, version: CompatVersion) -> samplers.Sampling:
+    name, scheduler = given(request.hr_sampler_name), given(request.hr_scheduler)
+    field = "hr_sampler_name"
+    if not name:
+        field = "sampler_name" if request.sampler_name else "sampler_index"
+        name = getattr(request, field) or "Euler"
+    return samplers.resolve(name, scheduler or request.scheduler, version, field)
+
+
+def given(name: str | None) -> str | None:
+    """None for the ways to say "the same as before"."""
+    return None if not name or name.casefold() in SAME else name
+
+
+def _upscaler(name: str | None) -> str:
+    allowed = (*LATENT_UPSCALERS, *IMAGE_UPSCALERS)
+    if not name:
+        return "Latent"
+    if name not in allowed:
+        raise InvalidRequest(f"hr_upscaler: {shown(name)} is not known. Allowed: {', '.join(allowed)}.")
+    return name
+
+
+def params(request: Txt2ImgRequest, second: SecondPass, main: str, version: CompatVersion) -> dict[str, Any]:
+    """What the infotext says of the second pass, where a pair of None says nothing; `main` is the sampler."""
+    resize = request.hr_resize_x or request.hr_resize_y
+    before = {} if version == "v1.7.0" else {"Denoising strength": second.hires.denoising_strength}
+    return before | {
+        "Hires sampler": None if second.sampling.name == main else second.sampling.name,
+        "Hires prompt": _other(request.hr_prompt, request.prompt, version),
+        "Hires negative prompt": _other(request.hr_negative_prompt, request.negative_prompt, version),
+        "Hires upscale": None if resize else request.hr_scale,
+        "Hires resize": f"{request.hr_resize_x}x{request.hr_resize_y}" if resize else None,
+        "Hires steps": request.hr_second_pass_steps or None,
+        "Hires upscaler": request.hr_upscaler,
+    }
+
+
+def _other(text: str, main: str, version: CompatVersion) -> str | None:
+    """v1.7.0 writes a prompt that was given, later versions one that differs."""
+    return None if not text or (version != "v1.7.0" and text == main) else text
