@@ -31,8 +31,8 @@ COMMON: Mapping[str, Any] = {
 INTRODUCTION = """# Gallery
 
 Drawn by the demo checkpoint, which knows coloured shapes on flat backgrounds and nothing else
-([its card](../models/README.md)), by `python -m tools.gallery URL KEY` on the service that `make serve` starts.
-Every request also has `{common}`. Where base64 belongs, the name of a picture stands for its file.
+([its card](../models/README.md)), by `python -m tools.gallery URL KEY` on the service that `make serve`
+starts. Every request also has `{common}`. Where base64 belongs, the name of a picture stands for its file.
 """
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import webuiapi
 from PIL import Image
 
 from tests.e2e.service import SECRET, Service
+from tests.pictures import scene
 
 pytestmark = pytest.mark.ray
 
@@ -22,18 +24,56 @@ DOCUMENTED = json.loads(
 SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M Karras", "DPM++ 2M SDE Exponential", "DDIM")
 
 
-@pytest.mark.parametrize("scheme", ["basic", "bearer"])
-def test_webuiapi_draws_against_the_running_service(service: Service, scheme: str) -> None:
+@pytest.fixture(params=["basic", "bearer"])
+def api(service: Service, request: pytest.FixtureRequest) -> Iterator[webuiapi.WebUIApi]:
+    """The client library, unmodified."""
     api = webuiapi.WebUIApi(host="127.0.0.1", port=service.port)
-    if scheme == "basic":
+    if request.param == "basic":
         api.set_auth("anyone", SECRET)
     else:
         api.session.headers["Authorization"] = f"Bearer {SECRET}"
+    yield api
+    api.session.close()
+
+
+def test_webuiapi_draws_against_the_running_service(api: webuiapi.WebUIApi) -> None:
     drawn = api.txt2img(prompt="a red circle", seed=5, steps=4, width=64, height=64, batch_size=2)
     assert [image.size for image in drawn.images] == [(64, 64), (64, 64)]
     assert drawn.info["all_seeds"] == [5, 6]
     assert drawn.image.info["parameters"] == drawn.info["infotexts"][0]
-    api.session.close()
+
+
+def test_webuiapi_enlarges(api: webuiapi.WebUIApi) -> None:
+    drawn = api.txt2img(
+        prompt="a red circle",
+        steps=2,
+        width=64,
+        height=64,
+        enable_hr=True,
+        hr_scale=2,
+        denoising_strength=0.5,
+    )
+    assert drawn.image.size == (128, 128)
+
+
+@pytest.mark.parametrize("only_masked", [False, True])
+def test_webuiapi_repaints_what_a_mask_covers(api: webuiapi.WebUIApi, only_masked: bool) -> None:
+    picture, mask = scene(64, 64), Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    drawn = api.img2img(
+        images=[picture],
+        mask_image=mask,
+        mask_blur=0,
+        inpaint_full_res=only_masked,
+        prompt="a red circle",
+        steps=4,
+        width=64,
+        height=64,
+    )
+    changed = (np.asarray(drawn.image) != np.asarray(picture)).any(axis=2)
+    assert changed[16:48, 16:48].mean() > 0.5
+    changed[16:48, 16:48] = False
+    assert not changed.any()
 
 
 def mixed(client: int) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What the demo checkpoint shows, read back by pixels and templates: that features reach the picture."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from engine.engine import Engine
 from engine.images import Canvas
 from engine.protocol import Hires, InitImage, Job, Mask
 from tests.jobs import make_job
+from tests.pictures import png
 from tools.train_demo.measure import look
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -47,12 +47,6 @@ def draw(demo: LoadedCheckpoint, *jobs: Job) -> list[Image.Image]:
         done |= {left.row.id: left.outcome for left in engine.step()}
     finished = zip(rows, canvases, strict=True)
     return [Image.fromarray(canvas.finish(done[row]) if canvas else done[row]) for row, canvas in finished]
-
-
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def given(picture: Image.Image, strength: float, mask: Mask | None = None) -> InitImage:

@@ -12,18 +12,7 @@ from PIL import Image, ImageDraw
 from engine.images import Canvas, crop_box, filled, fitted, gaussian
 from engine.protocol import InitImage, InvalidJob, Job, Mask
 from tests.jobs import make_job
-
-
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def scene(width: int = 96, height: int = 64) -> Image.Image:
-    """Every pixel is different from its neighbours."""
-    y, x = np.mgrid[:height, :width]
-    return Image.fromarray(np.stack([x * 2, y * 3, (x + y) % 256], axis=2).astype(np.uint8))
+from tests.pictures import png, scene
 
 
 def spot(width: int = 96, height: int = 64, box: tuple[int, ...] = (40, 24, 56, 40)) -> Image.Image:
@@ -43,7 +32,7 @@ def masked(mask: Image.Image, picture: Image.Image | None = None, **changes: obj
         padding=0,
         soft=False,
     )
-    return from_picture(picture or scene(), mask=dataclasses.replace(plain, **changes))  # type: ignore[arg-type]
+    return from_picture(picture or scene(96, 64), mask=dataclasses.replace(plain, **changes))  # type: ignore[arg-type]
 
 
 def from_picture(picture: Image.Image, **changes: object) -> Job:
@@ -70,18 +59,18 @@ def test_a_job_without_a_picture_has_no_canvas() -> None:
 
 
 def test_a_picture_of_the_right_size_is_taken_as_it_is() -> None:
-    assert (canvas_of(from_picture(scene())).pixels == np.asarray(scene())).all()
+    assert (canvas_of(from_picture(scene(96, 64))).pixels == np.asarray(scene(96, 64))).all()
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", png(scene())[:100]])
+@pytest.mark.parametrize("data", [b"", b"no picture", png(scene(96, 64))[:100]])
 def test_what_is_no_picture_is_refused_by_field(data: bytes) -> None:
     with pytest.raises(InvalidJob, match=r"^init_images"):
-        Canvas.of(from_picture(scene(), image=data))
+        Canvas.of(from_picture(scene(96, 64), image=data))
     mask = masked(spot()).init
     assert mask is not None
     assert mask.mask is not None
     with pytest.raises(InvalidJob, match=r"^mask"):
-        Canvas.of(from_picture(scene(), mask=dataclasses.replace(mask.mask, image=data)))
+        Canvas.of(from_picture(scene(96, 64), mask=dataclasses.replace(mask.mask, image=data)))
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -94,7 +83,7 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90° clockwise to be upright
     Image.new("RGB", (64, 96), "red").save(buffer, "JPEG", exif=exif)
-    job = from_picture(scene(), image=buffer.getvalue(), resize_mode="latent")
+    job = from_picture(scene(96, 64), image=buffer.getvalue(), resize_mode="latent")
     assert canvas_of(job).pixels.shape == (64, 96, 3)
 
 
@@ -156,7 +145,7 @@ def test_nothing_outside_the_blurred_mask_changes(only_masked: bool, blur: int) 
     canvas = canvas_of(masked(spot(), only_masked=only_masked, padding=8, blur_x=blur, blur_y=blur))
     result = canvas.finish(np.zeros((64, 96, 3), np.uint8))
     reach = int(2.5 * blur + 0.5)
-    changed = (result != np.asarray(scene())).any(axis=2)
+    changed = (result != np.asarray(scene(96, 64))).any(axis=2)
     rows, columns = np.nonzero(changed)
     assert changed[32, 48]
     assert rows.min() >= 24 - reach

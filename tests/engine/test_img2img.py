@@ -1,7 +1,6 @@
 """img2img and inpainting as programs: which steps are made, and what stays."""
 
 import dataclasses
-import io
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,9 @@ from engine.ops import Decode
 from engine.programs import draw
 from engine.protocol import SAMPLERS, InitImage, Job, Mask, StepStats
 from tests.jobs import make_job
+from tests.pictures import png, scene
 
 SIZE = 64
-
-
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def scene() -> Image.Image:
-    y, x = np.mgrid[:SIZE, :SIZE]
-    return Image.fromarray(np.stack([x * 3, y * 3, x + y], axis=2).astype(np.uint8))
 
 
 def job_from(picture: Image.Image, mask: Mask | None = None, strength: float = 0.5, **changes: Any) -> Job:
@@ -86,7 +75,7 @@ def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list
 def test_the_contracts_number_of_steps_is_made(
     checkpoint: LoadedCheckpoint, sampler: str, strength: float, evaluations: int
 ) -> None:
-    _, steps = drawn(checkpoint, job_from(scene(), strength=strength, steps=20, sampler=sampler))
+    _, steps = drawn(checkpoint, job_from(scene(SIZE, SIZE), strength=strength, steps=20, sampler=sampler))
     assert sum(s.operation == "evaluate" for s in steps) == evaluations
 
 
@@ -103,19 +92,19 @@ def latent_of(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
 
 @torch.inference_mode()
 def given_latent(checkpoint: LoadedCheckpoint) -> torch.Tensor:
-    return checkpoint.encoder([np.asarray(scene())])[0]
+    return checkpoint.encoder([np.asarray(scene(SIZE, SIZE))])[0]
 
 
 def test_more_strength_leaves_less_of_the_picture(checkpoint: LoadedCheckpoint) -> None:
     given = given_latent(checkpoint)
-    jobs = [job_from(scene(), strength=strength, steps=10) for strength in (0.1, 0.4, 0.7, 1.0)]
+    jobs = [job_from(scene(SIZE, SIZE), strength=strength, steps=10) for strength in (0.1, 0.4, 0.7, 1.0)]
     distances = [(latent_of(checkpoint, job) - given).norm().item() for job in jobs]
     assert distances == sorted(distances)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_latent_outside_the_mask_is_the_given_one(checkpoint: LoadedCheckpoint, sampler: str) -> None:
-    latent = latent_of(checkpoint, job_from(scene(), middle(), sampler=sampler))
+    latent = latent_of(checkpoint, job_from(scene(SIZE, SIZE), middle(), sampler=sampler))
     same = (latent == given_latent(checkpoint)).all(dim=0)
     inside = torch.zeros_like(same)
     inside[2:6, 2:6] = True
@@ -130,8 +119,8 @@ def test_the_picture_outside_the_mask_comes_back_unchanged(
     checkpoint: LoadedCheckpoint, content: str, only_masked: bool, blur: int
 ) -> None:
     mask = middle(content=content, only_masked=only_masked, blur_x=blur, blur_y=blur, padding=8)
-    (picture,), _ = drawn(checkpoint, job_from(scene(), mask))
-    changed = (picture != np.asarray(scene())).any(axis=2)
+    (picture,), _ = drawn(checkpoint, job_from(scene(SIZE, SIZE), mask))
+    changed = (picture != np.asarray(scene(SIZE, SIZE))).any(axis=2)
     reach = int(2.5 * blur + 0.5)
     inside = np.zeros_like(changed)
     inside[16 - reach : 48 + reach, 16 - reach : 48 + reach] = True
@@ -141,30 +130,35 @@ def test_the_picture_outside_the_mask_comes_back_unchanged(
 
 def test_every_masked_content_begins_differently(checkpoint: LoadedCheckpoint) -> None:
     contents = ("fill", "original", "latent noise", "latent nothing")
-    jobs = [job_from(scene(), middle(content=content)) for content in contents]
+    jobs = [job_from(scene(SIZE, SIZE), middle(content=content)) for content in contents]
     pictures, _ = drawn(checkpoint, *jobs)
     assert len({picture.tobytes() for picture in pictures}) == 4
 
 
 def test_the_noise_multiplier_scales_the_noise(checkpoint: LoadedCheckpoint) -> None:
-    jobs = [job_from(scene(), noise_multiplier=factor) for factor in (1.0, 0.5)]
+    jobs = [job_from(scene(SIZE, SIZE), noise_multiplier=factor) for factor in (1.0, 0.5)]
     plain, less = drawn(checkpoint, *jobs)[0]
     assert (plain != less).any()
 
 
 @pytest.mark.parametrize("mode", ["stretch", "crop", "fill", "latent"])
 def test_any_picture_is_brought_to_the_size_asked_for(checkpoint: LoadedCheckpoint, mode: str) -> None:
-    (picture,), _ = drawn(checkpoint, job_from(scene().resize((90, 50)), resize_mode=mode))
+    (picture,), _ = drawn(checkpoint, job_from(scene(SIZE, SIZE).resize((90, 50)), resize_mode=mode))
     assert picture.shape == (SIZE, SIZE, 3)
 
 
 def test_pictures_of_every_kind_share_calls_and_are_the_same_alone(checkpoint: LoadedCheckpoint) -> None:
     jobs = [
         make_job(steps=12, sampler="Heun"),
-        job_from(scene(), strength=0.2, steps=20),
-        job_from(scene(), strength=0.8, steps=10, sampler="DPM++ 2M", seed=3),
-        job_from(scene(), middle(), sampler="Euler a", guidance_scale=1.0),
-        job_from(scene(), middle(content="latent noise", only_masked=True), sampler="DPM++ 2M SDE", steps=8),
+        job_from(scene(SIZE, SIZE), strength=0.2, steps=20),
+        job_from(scene(SIZE, SIZE), strength=0.8, steps=10, sampler="DPM++ 2M", seed=3),
+        job_from(scene(SIZE, SIZE), middle(), sampler="Euler a", guidance_scale=1.0),
+        job_from(
+            scene(SIZE, SIZE),
+            middle(content="latent noise", only_masked=True),
+            sampler="DPM++ 2M SDE",
+            steps=8,
+        ),
     ]
     together, steps = drawn(checkpoint, *jobs)
     assert sum(s.operation == "evaluate" for s in steps) == 23

@@ -23,9 +23,9 @@ class Recipe:
 
 
 RECIPES = {
-    "demo": Recipe("filled", 86, 6e-4),
-    "outline": Recipe("outline", 15, 5e-4, base="demo"),
-    "striped": Recipe("striped", 10, 2e-3, base="demo", low_rank=True),
+    "demo": Recipe("filled", 175, 6e-4),
+    "outline": Recipe("outline", 11, 5e-4, base="demo"),
+    "striped": Recipe("striped", 8, 2e-3, base="demo", low_rank=True),
 }
 VAE_MINUTES = 12.0
 
