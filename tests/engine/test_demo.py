@@ -9,11 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from engine.checkpoint import LoadedCheckpoint, load_checkpoint
-from engine.engine import Engine
-from engine.images import Canvas
-from engine.protocol import Hires, InitImage, Job, Mask
+from engine.protocol import Job
+from tests.drawing import begun_with, drawn, enlarged, masked
 from tests.jobs import make_job
-from tests.pictures import png
 from tools.train_demo.measure import look
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -39,25 +37,7 @@ def job(prompt: str, negative_prompt: str = "", size: int = 256, **changes: Any)
 
 
 def draw(demo: LoadedCheckpoint, *jobs: Job) -> list[Image.Image]:
-    engine = Engine(demo, max_rows=32)
-    canvases = [Canvas.of(each) for each in jobs]
-    rows = [engine.add(each, canvas) for each, canvas in zip(jobs, canvases, strict=True)]
-    done: dict[int, Any] = {}
-    while len(engine):
-        done |= {left.row.id: left.outcome for left in engine.step()}
-    finished = zip(rows, canvases, strict=True)
-    return [Image.fromarray(canvas.finish(done[row]) if canvas else done[row]) for row, canvas in finished]
-
-
-def given(picture: Image.Image, strength: float, mask: Mask | None = None) -> InitImage:
-    return InitImage(
-        image=png(picture),
-        denoising_strength=strength,
-        exact_steps=False,
-        resize_mode="stretch",
-        noise_multiplier=1.0,
-        mask=mask,
-    )
+    return [Image.fromarray(picture) for picture in drawn(demo, *jobs)[0]]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +86,9 @@ def test_parts_joined_by_and_are_both_drawn(demo: LoadedCheckpoint) -> None:
 def test_img2img_goes_from_the_picture_to_the_prompt(demo: LoadedCheckpoint, circle: Image.Image) -> None:
     prompt = "a large red star on a yellow background"
     strengths = (0.2, 0.5, 0.8)
-    pictures = draw(demo, *(job(prompt, init=given(circle, strength)) for strength in strengths))
+    pictures = draw(
+        demo, *(job(prompt, init=begun_with(circle, denoising_strength=strength)) for strength in strengths)
+    )
     start = np.asarray(circle).astype(int)
     assert [look(picture, 1).shapes for picture in pictures] == [("circle",), ("star",), ("star",)]
     near, *far = (np.abs(np.asarray(picture).astype(int) - start).mean() for picture in pictures)
@@ -119,17 +101,13 @@ def test_inpainting_turns_a_circle_into_a_star_and_leaves_the_rest(
 ) -> None:
     grey = Image.new("L", circle.size)
     ImageDraw.Draw(grey).rectangle((40, 40, 215, 215), fill=255)
-    mask = Mask(
-        image=png(grey),
-        blur_x=4,
-        blur_y=4,
-        invert=False,
-        content="fill",
-        only_masked=only_masked,
-        padding=24,
-        soft=False,
+    mask = masked(grey, blur_x=4, blur_y=4, content="fill", only_masked=only_masked, padding=24)
+    (picture,) = draw(
+        demo,
+        job(
+            "a large green star on a white background", init=begun_with(circle, mask, denoising_strength=1.0)
+        ),
     )
-    (picture,) = draw(demo, job("a large green star on a white background", init=given(circle, 1.0, mask)))
     assert look(picture, 1).shapes == ("star",)
     outside = np.ones((256, 256), bool)
     outside[30:226, 30:226] = False  # the blur reaches 10 pixels
@@ -139,19 +117,8 @@ def test_inpainting_turns_a_circle_into_a_star_and_leaves_the_rest(
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
 def test_hires_fix_draws_the_same_subject_larger(demo: LoadedCheckpoint, upscaler: str) -> None:
     prompt = "a blue star on a yellow background"
-    hires = Hires(
-        upscaler=upscaler,
-        upscaled_width=512,
-        upscaled_height=512,
-        width=512,
-        height=512,
-        steps=8,
-        denoising_strength=0.5,
-        sampler="DPM++ 2M",
-        schedule="karras",
-        eta=1.0,
-        prompt=prompt,
-        negative_prompt="",
+    hires = enlarged(
+        512, 512, upscaler=upscaler, steps=8, sampler="DPM++ 2M", prompt=prompt, negative_prompt=""
     )
     small = job(prompt, size=128)
     first, larger = draw(demo, small, replace(small, hires=hires))

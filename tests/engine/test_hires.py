@@ -10,47 +10,17 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
-from engine.images import Picture
 from engine.lora.job import JobLoras
 from engine.ops import Encode, Evaluate, Operation
 from engine.programs import draw
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, InvalidJob, Job, StepStats
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, InvalidJob, Job
+from tests.drawing import drawn, enlarged, evaluations
 from tests.jobs import make_job
 
 
 def hires_job(second: dict[str, Any] | None = None, **changes: Any) -> Job:
     """64 × 64 to 128 × 128, with `second` changed in the second pass and keywords in the job."""
-    hires = Hires(
-        upscaler="Latent",
-        upscaled_width=128,
-        upscaled_height=128,
-        width=128,
-        height=128,
-        steps=4,
-        denoising_strength=0.5,
-        sampler="Euler",
-        schedule="karras",
-        eta=1.0,
-        prompt="a red circle",
-        negative_prompt="blue",
-    )
-    return make_job(hires=dataclasses.replace(hires, **(second or {})), **changes)
-
-
-def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list[StepStats]]:
-    steps: list[StepStats] = []
-    engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
-    rows = [engine.add(job) for job in jobs]
-    done: dict[int, Picture] = {}
-    while len(engine):
-        for left in engine.step():
-            assert isinstance(left.outcome, np.ndarray), left.outcome
-            done[left.row.id] = left.outcome
-    return [done[row] for row in rows], steps
-
-
-def evaluations(steps: list[StepStats]) -> int:
-    return sum(step.operation == "evaluate" for step in steps)
+    return make_job(hires=dataclasses.replace(enlarged(128, 128), **(second or {})), **changes)
 
 
 @pytest.mark.parametrize("upscaler", [*LATENT_UPSCALERS, *IMAGE_UPSCALERS])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from engine.images import Canvas, crop_box, filled, fitted, gaussian
-from engine.protocol import InitImage, InvalidJob, Job, Mask
+from engine.protocol import InvalidJob, Job
+from tests.drawing import begun_with, masked
 from tests.jobs import make_job
 from tests.pictures import png, scene
 
@@ -21,31 +23,13 @@ def spot(width: int = 96, height: int = 64, box: tuple[int, ...] = (40, 24, 56, 
     return mask
 
 
-def masked(mask: Image.Image, picture: Image.Image | None = None, **changes: object) -> Job:
-    plain = Mask(
-        image=png(mask),
-        blur_x=0,
-        blur_y=0,
-        invert=False,
-        content="original",
-        only_masked=False,
-        padding=0,
-        soft=False,
-    )
-    return from_picture(picture or scene(96, 64), mask=dataclasses.replace(plain, **changes))  # type: ignore[arg-type]
+def job_with(mask: Image.Image, picture: Image.Image | None = None, **changes: Any) -> Job:
+    """`changes` are the mask's."""
+    return from_picture(picture or scene(96, 64), mask=masked(mask, **changes))
 
 
-def from_picture(picture: Image.Image, **changes: object) -> Job:
-    init = InitImage(
-        image=png(picture),
-        denoising_strength=0.5,
-        exact_steps=False,
-        resize_mode="stretch",
-        noise_multiplier=1,
-        mask=None,
-    )
-    changed = dataclasses.replace(init, **changes)  # type: ignore[arg-type]
-    return make_job(width=96, height=64, init=changed)
+def from_picture(picture: Image.Image, **changes: Any) -> Job:
+    return make_job(width=96, height=64, init=begun_with(picture, **changes))
 
 
 def canvas_of(job: Job) -> Canvas:
@@ -66,7 +50,7 @@ def test_a_picture_of_the_right_size_is_taken_as_it_is() -> None:
 def test_what_is_no_picture_is_refused_by_field(data: bytes) -> None:
     with pytest.raises(InvalidJob, match=r"^init_images"):
         Canvas.of(from_picture(scene(96, 64), image=data))
-    mask = masked(spot()).init
+    mask = job_with(spot()).init
     assert mask is not None
     assert mask.mask is not None
     with pytest.raises(InvalidJob, match=r"^mask"):
@@ -116,7 +100,7 @@ def test_gaussian_keeps_the_sum_and_reaches_no_further_than_it_says() -> None:
 
 def test_latent_mask_is_rounded_unless_soft() -> None:
     mask = spot(box=(44, 24, 56, 40))
-    hard, soft = (canvas_of(masked(mask, soft=soft)).repaint for soft in (False, True))
+    hard, soft = (canvas_of(job_with(mask, soft=soft)).repaint for soft in (False, True))
     assert hard is not None
     assert soft is not None
     assert set(np.unique(hard)) == {0, 1}
@@ -127,13 +111,13 @@ def test_latent_mask_is_rounded_unless_soft() -> None:
 def test_alpha_is_the_mask_where_it_varies() -> None:
     picture = Image.new("RGBA", (96, 64), (255, 255, 255, 0))
     picture.paste((0, 0, 0, 255), (40, 24, 56, 40))
-    from_alpha, from_grey = canvas_of(masked(picture)), canvas_of(masked(spot()))
+    from_alpha, from_grey = canvas_of(job_with(picture)), canvas_of(job_with(spot()))
     assert from_alpha.repaint is not None
     assert (from_alpha.repaint == from_grey.repaint).all()
 
 
 def test_inverted_mask_repaints_the_rest() -> None:
-    plain, inverted = (canvas_of(masked(spot(), invert=invert)).repaint for invert in (False, True))
+    plain, inverted = (canvas_of(job_with(spot(), invert=invert)).repaint for invert in (False, True))
     assert plain is not None
     assert inverted is not None
     assert (plain + inverted == 1).all()
@@ -142,7 +126,7 @@ def test_inverted_mask_repaints_the_rest() -> None:
 @pytest.mark.parametrize("only_masked", [False, True])
 @pytest.mark.parametrize("blur", [0, 4])
 def test_nothing_outside_the_blurred_mask_changes(only_masked: bool, blur: int) -> None:
-    canvas = canvas_of(masked(spot(), only_masked=only_masked, padding=8, blur_x=blur, blur_y=blur))
+    canvas = canvas_of(job_with(spot(), only_masked=only_masked, padding=8, blur_x=blur, blur_y=blur))
     result = canvas.finish(np.zeros((64, 96, 3), np.uint8))
     reach = int(2.5 * blur + 0.5)
     changed = (result != np.asarray(scene(96, 64))).any(axis=2)
@@ -155,7 +139,7 @@ def test_nothing_outside_the_blurred_mask_changes(only_masked: bool, blur: int) 
 
 
 def test_only_masked_answers_with_the_size_of_the_given_picture() -> None:
-    job = masked(spot(200, 100), scene(200, 100), only_masked=True)
+    job = job_with(spot(200, 100), scene(200, 100), only_masked=True)
     canvas = canvas_of(job)
     assert canvas.pixels.shape == (64, 96, 3)
     assert canvas.finish(canvas.pixels).shape == (100, 200, 3)
@@ -163,13 +147,13 @@ def test_only_masked_answers_with_the_size_of_the_given_picture() -> None:
 
 def test_only_masked_puts_the_part_back_where_it_was() -> None:
     picture = Image.linear_gradient("L").resize((200, 100)).convert("RGB")
-    canvas = canvas_of(masked(spot(200, 100, (30, 30, 80, 60)), picture, only_masked=True, padding=10))
+    canvas = canvas_of(job_with(spot(200, 100, (30, 30, 80, 60)), picture, only_masked=True, padding=10))
     difference = np.abs(canvas.finish(canvas.pixels).astype(int) - np.asarray(picture).astype(int))
     assert difference.max() <= 2
 
 
-def test_a_blank_mask_is_no_mask_for_only_masked() -> None:
-    canvas = canvas_of(masked(Image.new("L", (96, 64)), only_masked=True))
+def test_a_blank_mask_is_no_mask_for_only_job_with() -> None:
+    canvas = canvas_of(job_with(Image.new("L", (96, 64)), only_masked=True))
     assert canvas.repaint is None
     assert canvas.overlay is None
 

@@ -1,6 +1,5 @@
 """img2img and inpainting as programs: which steps are made, and what stays."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,30 +8,21 @@ import torch
 from PIL import Image, ImageDraw
 
 from engine.checkpoint import LoadedCheckpoint
-from engine.engine import Engine
-from engine.images import Canvas, Picture
+from engine.images import Canvas
 from engine.lora.job import JobLoras
 from engine.ops import Decode
 from engine.programs import draw
-from engine.protocol import SAMPLERS, InitImage, Job, Mask, StepStats
+from engine.protocol import SAMPLERS, Job, Mask
+from tests.drawing import begun_with, drawn, evaluations, masked
 from tests.jobs import make_job
-from tests.pictures import png, scene
+from tests.pictures import scene
 
 SIZE = 64
 
 
 def job_from(picture: Image.Image, mask: Mask | None = None, strength: float = 0.5, **changes: Any) -> Job:
-    mode = changes.pop("resize_mode", "stretch")
-    noise = changes.pop("noise_multiplier", 1.0)
-    exact_steps = changes.pop("exact_steps", False)
-    init = InitImage(
-        image=png(picture),
-        denoising_strength=strength,
-        exact_steps=exact_steps,
-        resize_mode=mode,
-        noise_multiplier=noise,
-        mask=mask,
-    )
+    """`init` changes what the picture is begun with, other keywords the job."""
+    init = begun_with(picture, mask, denoising_strength=strength, **changes.pop("init", {}))
     return make_job(width=SIZE, height=SIZE, init=init, **changes)
 
 
@@ -40,43 +30,16 @@ def middle(**changes: Any) -> Mask:
     """The middle quarter."""
     grey = Image.new("L", (SIZE, SIZE))
     ImageDraw.Draw(grey).rectangle((16, 16, 47, 47), fill=255)
-    plain = Mask(
-        image=png(grey),
-        blur_x=0,
-        blur_y=0,
-        invert=False,
-        content="original",
-        only_masked=False,
-        padding=0,
-        soft=False,
-    )
-    return dataclasses.replace(plain, **changes)
-
-
-def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list[StepStats]]:
-    """The finished pictures of jobs that run together, and the steps that were made."""
-    steps: list[StepStats] = []
-    engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
-    canvases = [Canvas.of(job) for job in jobs]
-    rows = [engine.add(job, canvas) for job, canvas in zip(jobs, canvases, strict=True)]
-    done: dict[int, Picture] = {}
-    while len(engine):
-        for left in engine.step():
-            assert isinstance(left.outcome, np.ndarray), left.outcome
-            done[left.row.id] = left.outcome
-    finished = [
-        canvas.finish(done[row]) if canvas else done[row] for row, canvas in zip(rows, canvases, strict=True)
-    ]
-    return finished, steps
+    return masked(grey, **changes)
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Euler a"])
-@pytest.mark.parametrize(("strength", "evaluations"), [(0, 1), (0.5, 11), (0.75, 16), (1, 20)])
+@pytest.mark.parametrize(("strength", "count"), [(0, 1), (0.5, 11), (0.75, 16), (1, 20)])
 def test_the_contracts_number_of_steps_is_made(
-    checkpoint: LoadedCheckpoint, sampler: str, strength: float, evaluations: int
+    checkpoint: LoadedCheckpoint, sampler: str, strength: float, count: int
 ) -> None:
     _, steps = drawn(checkpoint, job_from(scene(SIZE, SIZE), strength=strength, steps=20, sampler=sampler))
-    assert sum(s.operation == "evaluate" for s in steps) == evaluations
+    assert evaluations(steps) == count
 
 
 @torch.inference_mode()
@@ -136,14 +99,16 @@ def test_every_masked_content_begins_differently(checkpoint: LoadedCheckpoint) -
 
 
 def test_the_noise_multiplier_scales_the_noise(checkpoint: LoadedCheckpoint) -> None:
-    jobs = [job_from(scene(SIZE, SIZE), noise_multiplier=factor) for factor in (1.0, 0.5)]
+    jobs = [job_from(scene(SIZE, SIZE), init={"noise_multiplier": factor}) for factor in (1.0, 0.5)]
     plain, less = drawn(checkpoint, *jobs)[0]
     assert (plain != less).any()
 
 
 @pytest.mark.parametrize("mode", ["stretch", "crop", "fill", "latent"])
 def test_any_picture_is_brought_to_the_size_asked_for(checkpoint: LoadedCheckpoint, mode: str) -> None:
-    (picture,), _ = drawn(checkpoint, job_from(scene(SIZE, SIZE).resize((90, 50)), resize_mode=mode))
+    (picture,), _ = drawn(
+        checkpoint, job_from(scene(SIZE, SIZE).resize((90, 50)), init={"resize_mode": mode})
+    )
     assert picture.shape == (SIZE, SIZE, 3)
 
 
@@ -161,7 +126,7 @@ def test_pictures_of_every_kind_share_calls_and_are_the_same_alone(checkpoint: L
         ),
     ]
     together, steps = drawn(checkpoint, *jobs)
-    assert sum(s.operation == "evaluate" for s in steps) == 23
+    assert evaluations(steps) == 23
     for picture, job in zip(together, jobs, strict=True):
         (alone,), _ = drawn(checkpoint, job)
         assert np.abs(picture.astype(int) - alone.astype(int)).max() <= 1

@@ -13,9 +13,10 @@ from engine.engine import Engine
 from engine.lora.job import MAX_LORAS, JobLoras, infotext, job_loras
 from engine.lora.store import LoraSettings
 from engine.ops import Picture
-from engine.protocol import CheckpointError, InvalidJob, Job, LoraError, StepStats
+from engine.protocol import CheckpointError, InvalidJob, LoraError
 from engine.worker import Worker
 from tests import loras
+from tests.drawing import drawn
 from tests.jobs import make_job
 from tests.tiny import tiny_modules
 
@@ -50,18 +51,6 @@ def made(settings: LoraSettings) -> LoadedCheckpoint:
 def having(folder: Path) -> LoadedCheckpoint:
     """The tiny checkpoint, with LoRAs."""
     return made(LoraSettings(folder=folder))
-
-
-def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list[StepStats]]:
-    steps: list[StepStats] = []
-    engine = Engine(checkpoint, max_rows=32, on_step=steps.append)
-    rows = [engine.add(job) for job in jobs]
-    pictures: dict[int, Picture] = {}
-    while len(engine):
-        for done in engine.step():
-            assert isinstance(done.outcome, np.ndarray), done.outcome
-            pictures[done.row.id] = done.outcome
-    return [pictures[row] for row in rows], steps
 
 
 def merged(changes: loras.Changes, unet_weight: float, text_encoder_weight: float) -> LoadedCheckpoint:

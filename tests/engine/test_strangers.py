@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from engine.checkpoint import LoadedCheckpoint, assemble
-from engine.engine import Engine
-from engine.images import Canvas, Picture
 from engine.lora.store import LoraSettings
-from engine.protocol import InitImage, Job, StepStats
+from engine.protocol import InitImage, Job
 from tests import loras
+from tests.drawing import begun_with, drawn, evaluations
 from tests.jobs import make_job
-from tests.pictures import png, scene
+from tests.pictures import scene
 from tests.tiny import tiny_modules
 
 SAMPLERS = (
@@ -53,40 +52,22 @@ def strangers() -> list[Job]:
             sampler=SAMPLERS[i % len(SAMPLERS)],
             schedule=["karras", "uniform", "exponential", "beta"][i // 2 % 4],
             clip_skip=1 + i % 2,
-            init=_init(0.2 + 0.1 * (i % 7)) if i % 3 == 0 else None,
+            init=_begun(0.2 + 0.1 * (i % 7)) if i % 3 == 0 else None,
         )
         for i in range(24)
     ]
 
 
-def _init(strength: float) -> InitImage:
-    return InitImage(
-        image=png(scene(80, 64)),
-        denoising_strength=strength,
-        exact_steps=False,
-        resize_mode="crop",
-        noise_multiplier=1.0,
-        mask=None,
-    )
-
-
-def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], int]:
-    """Pictures, and how many calls of the UNet they took."""
-    steps: list[StepStats] = []
-    engine = Engine(checkpoint, max_rows=64, on_step=steps.append)
-    rows = [engine.add(job, Canvas.of(job)) for job in jobs]
-    pictures: dict[int, Picture] = {}
-    while len(engine):
-        for left in engine.step():
-            assert isinstance(left.outcome, np.ndarray), left.outcome
-            pictures[left.row.id] = left.outcome
-    return [pictures[row] for row in rows], sum(step.operation == "evaluate" for step in steps)
+def _begun(strength: float) -> InitImage:
+    return begun_with(scene(80, 64), denoising_strength=strength, resize_mode="crop")
 
 
 def test_24_strangers_run_in_few_calls_and_each_draws_what_it_draws_alone(having: LoadedCheckpoint) -> None:
     jobs = strangers()
-    together, calls = drawn(having, *jobs)
+    together, steps = drawn(having, *jobs)
     alone = [drawn(having, job) for job in jobs]
     for job, picture, ((single,), _) in zip(jobs, together, alone, strict=True):
         assert np.abs(picture.astype(int) - single.astype(int)).max() <= 1, (job.sampler, job.prompt[:20])
-    assert calls <= 2 * max(each for _, each in alone)  # two sizes, each as long as its longest job
+    assert evaluations(steps) <= 2 * max(
+        evaluations(each) for _, each in alone
+    )  # two sizes, each as long as its longest job
