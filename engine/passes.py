@@ -7,6 +7,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.conditioning import Cond
+from engine.families.family import Family
 from engine.lora.job import JobLoras
 from engine.noise import Noise
 from engine.ops import Encode, Evaluate, Operation
@@ -20,17 +22,21 @@ FULL = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A pass' encoded prompts, by text."""
+    """A pass' encoded prompts, by text. `zero_uncond`: in place of the negative one stand zeros."""
 
-    encoded: Mapping[Prompt, Tensor]
+    encoded: Mapping[Prompt, Cond]
     positive: Plan
     negative: Plan | None
+    zero_uncond: bool
 
-    def conds(self, evaluation: int) -> list[tuple[Tensor, float]]:
+    def conds(self, evaluation: int) -> list[tuple[Cond, float]]:
         return [(self.encoded[part.at(evaluation)], part.weight) for part in self.positive.parts]
 
-    def uncond(self, evaluation: int) -> Tensor | None:
-        return self.encoded[self.negative.parts[0].at(evaluation)] if self.negative else None
+    def uncond(self, evaluation: int) -> Cond | None:
+        if self.negative is None:
+            return None
+        cond = self.encoded[self.negative.parts[0].at(evaluation)]
+        return cond.zeros() if self.zero_uncond else cond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,7 @@ class Pass:
     positive: Plan
     negative: Plan | None
     loras: JobLoras
+    family: Family
     after: int = 0
 
     @classmethod
@@ -77,6 +84,7 @@ class Pass:
             positive=positive,
             negative=negative,
             loras=loras,
+            family=checkpoint.kind.family,
             after=after,
         )
 
@@ -106,7 +114,12 @@ class Pass:
             loras=self.loras.text_encoder,
         )
         by_text = dict(zip(prompts, encoded, strict=True))
-        return Conditioning(encoded=by_text, positive=self.positive, negative=self.negative)
+        return Conditioning(
+            encoded=by_text,
+            positive=self.positive,
+            negative=self.negative,
+            zero_uncond=self.family.zero_empty_negative and not self.job.negative_prompt.strip(),
+        )
 
     def sample(
         self,

@@ -1,0 +1,160 @@
+"""Every family: told from a file's header, loaded whole, and what is particular about its conditioning."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
+from engine.denoiser import Denoiser
+from engine.families import told
+from engine.families.family import Kind, text_module
+from engine.header import read_header
+from engine.prompts import parse_emphasis
+from engine.protocol import CheckpointError
+from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
+from tests.tiny import FAMILIES, SIZES, tiny_modules, write_checkpoint
+
+CPU = torch.device("cpu")
+
+
+def assembled(family: str, prediction: str = "epsilon", seed: int = 0) -> LoadedCheckpoint:
+    kind = Kind(family=FAMILIES[family], prediction=prediction)
+    return assemble(*tiny_modules(seed, family), kind=kind, device=CPU, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("families")
+    return {
+        name: write_checkpoint(folder / f"{name}.safetensors", dtype=torch.float32, family=name)
+        for name in FAMILIES
+    }
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loaded_file_is_its_family_and_computes_what_its_modules_computed(
+    files: dict[str, Path], family: str
+) -> None:
+    loaded = load_checkpoint(files[family], device="cpu")
+    assert loaded.kind.family is FAMILIES[family]
+    direct = assembled(family, loaded.kind.prediction or "")
+    results = []
+    for checkpoint in (loaded, direct):
+        (cond,) = checkpoint.conditioner([parse_emphasis("a (cat:1.2)")], 1)
+        (denoised,) = checkpoint.denoiser(
+            x=[torch.ones(4, 8, 8)], sigma=[2.0], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
+        )
+        results.append((cond.context, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
+    for a, b, tolerance in zip(*results, (1e-5, 1e-4, 1), strict=True):
+        assert torch.allclose(a.float(), b.float(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_text_encoder_has_to_be_whole(files: dict[str, Path], tmp_path: Path, family: str) -> None:
+    with safe_open(files[family], framework="pt") as opened:
+        weights = {name: opened.get_tensor(name) for name in list(opened.keys())}
+        metadata = opened.metadata()
+    last = [name for name in weights if ".encoder.layers.1." in name or ".resblocks.1." in name]
+    for name in (last[0], last[-1]):
+        path = tmp_path / "x.safetensors"
+        save_file({n: t for n, t in weights.items() if n != name}, path, metadata=metadata)
+        with pytest.raises(CheckpointError, match=r"text encoder.*does not fit"):
+            load_checkpoint(path, device="cpu")
+
+
+def described(path: Path, *marks: str, **metadata: str) -> Kind:
+    """What a header of an SD 2.x file with these tensors and this metadata says."""
+    names = {
+        "cond_stage_model.model.token_embedding.weight": [1],
+        "model.diffusion_model.input_blocks.0.0.weight": [1, 4, 1, 1],
+        "first_stage_model.decoder.x": [1],
+        **{mark: [1] for mark in marks},
+    }
+    entries: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, shape in names.items():
+        begin, end = end, end + 4 * int(np.prod(shape))
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    return told(read_header(path))
+
+
+def test_prediction_is_told_by_marks_and_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    assert described(path).prediction is None
+    assert described(path, "v_pred").prediction == "v"
+    assert described(path, **{"modelspec.prediction_type": "v"}).prediction == "v"
+    assert described(path, **{"modelspec.prediction_type": "epsilon"}).prediction == "epsilon"
+    kind = described(path, "v_pred", "ztsnr")
+    assert (kind.prediction, kind.zero_terminal_snr) == ("v", True)
+    with pytest.raises(CheckpointError, match="not v_pred"):
+        described(path, "ztsnr", **{"modelspec.prediction_type": "epsilon"})
+    with pytest.raises(CheckpointError, match="'rectified_flow'"):
+        described(path, **{"modelspec.prediction_type": "rectified_flow"})
+
+
+class Predicting(torch.nn.Linear):
+    """A UNet that knows that the picture is grey: all of x is noise."""
+
+    def __init__(self, prediction: str) -> None:
+        super().__init__(1, 1)
+        self.scale = {"epsilon": 1.0, "v": (1 + scaled_linear().sigma_max ** 2) ** -0.5}[prediction]
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, **_: object) -> tuple[torch.Tensor]:  # type: ignore[override]
+        return (x * self.scale,)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_prediction_is_found_out_where_the_file_does_not_say(prediction: str) -> None:
+    unknown = replace(assembled("sd2"), denoiser=Denoiser(Predicting(prediction), scaled_linear()))
+    assert predicts_noise(unknown) == (prediction == "epsilon")
+
+
+@torch.inference_mode()
+def test_sdxl_conditions_on_both_encoders_and_the_first_chunks_pooled_state() -> None:
+    checkpoint = assembled("sdxl")
+    first, long, weighted = checkpoint.conditioner(
+        [parse_emphasis(text) for text in ("a cat", "a cat BREAK a dog", "a (cat:1.4)")], 1
+    )
+    assert first.context.shape == (77, 32 + 40)
+    assert long.context.shape == (2 * 77, 72)
+    assert first.pooled is not None
+    assert first.pooled.shape == (24,)
+    for other in (long, weighted):
+        assert other.pooled is not None
+        assert torch.allclose(first.pooled, other.pooled, atol=1e-6)
+    assert not torch.allclose(first.context, weighted.context, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_sdxl_and_sd2_ignore_clip_skip() -> None:
+    for family in ("sd2", "sdxl"):
+        checkpoint = assembled(family)
+        a, b = (checkpoint.conditioner([parse_emphasis("a cat")], n)[0].context for n in (1, 2))
+        assert torch.equal(a, b)
+
+
+def test_sdxl_has_its_own_align_your_steps() -> None:
+    assert assembled("sdxl").denoiser.levels.align_your_steps == ALIGN_YOUR_STEPS_SDXL
+
+
+def test_full_sizes_are_the_published_ones() -> None:
+    """Parameters of each model, in millions, as published with them."""
+    assert SIZES.keys() == FAMILIES.keys()
+    published = {"sd1": (859.5, 123.1), "sd2": (865.9, 340.4), "sdxl": (2567.5, 123.1, 694.7)}
+    for family, millions in published.items():
+        with torch.device("meta"):
+            modules = [UNet2DConditionModel(**FAMILIES[family].unet)]
+            modules += [text_module(part) for part in FAMILIES[family].texts]
+        sizes = [sum(p.numel() for p in module.parameters()) / 1e6 for module in modules]
+        assert sizes == pytest.approx(millions, abs=0.1)
