@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Protocol
 
@@ -35,14 +35,20 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cond:
-    """A prompt's conditioning: (77 · chunks, channels), and of SDXL the pooled state (channels,) too."""
+    """What guides an evaluation: a prompt's context (77 · chunks, channels), and what some families add.
+
+    `pooled` (channels,) is SDXL's. `beside` (5, h, w), of checkpoints for inpainting, goes into the UNet with
+    x: the mask, then the latent of the picture without what is masked.
+    """
 
     context: Tensor
     pooled: Tensor | None = None
+    beside: Tensor | None = None
 
     def zeros(self) -> "Cond":
+        """As of no text at all."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return Cond(torch.zeros_like(self.context), pooled)
+        return replace(self, context=torch.zeros_like(self.context), pooled=pooled)
 
 
 class TextEncoder(Protocol):

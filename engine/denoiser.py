@@ -79,7 +79,7 @@ class Denoiser:
         skip, scale = self._scales(sigmas)
         with self._loras.added([loras[row] for row in rows] if loras else []):
             output = self._unet(
-                scaled[rows].to(self._dtype),
+                _with_beside(scaled[rows], used).to(self._dtype),
                 timesteps.to(self.device, torch.float32),
                 encoder_hidden_states=context,
                 encoder_attention_mask=mask,
@@ -117,6 +117,11 @@ class Denoiser:
 def _ranks(conds: Sequence[Sequence[object]]) -> list[list[int]]:
     """The rows that have a first cond, those that have a second, …"""
     return [[row for row, own in enumerate(conds) if len(own) > i] for i in range(max(map(len, conds)))]
+
+
+def _with_beside(x: Tensor, conds: Sequence[Cond]) -> Tensor:
+    beside = [cond.beside for cond in conds if cond.beside is not None]
+    return torch.cat([x, torch.stack(beside)], dim=1) if beside else x
 
 
 def _stacked(contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

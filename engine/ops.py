@@ -71,13 +71,13 @@ class Encode:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EncodeImage:
-    """A picture (8h, 8w, 3) to its latent (4, h, w)."""
+    """A picture (8h, 8w, 3) to its latent (4, h, w). Its values may lie between those of whole pixels."""
 
     name: ClassVar[str] = "encode_image"
     max_rows: ClassVar[int | None] = 4
     width: ClassVar[int] = 1
 
-    pixels: Picture
+    pixels: Picture | npt.NDArray[np.float32]
     remaining: int
 
     @property

@@ -32,7 +32,10 @@ INPAINTING_CHANNELS = 9
 
 
 def told(header: Header) -> Kind:
-    """What a file is, from its header alone. Raises CheckpointError for what no family can run."""
+    """What a file is, from its header alone. Raises CheckpointError for what no family can run.
+
+    Inpainting checkpoints that do not say what they predict are ε-predicting ones, as the published are.
+    """
     shapes = header.shapes
     for prefix, name in KNOWN_OTHERS.items():
         if any(tensor.startswith(prefix) for tensor in shapes):
@@ -41,23 +44,25 @@ def told(header: Header) -> Kind:
     if family is None:
         raise CheckpointError(f"not a checkpoint of {_names()} in the original layout")
     _check_parts(shapes)
+    inpainting = shapes[FIRST_LAYER][1] == INPAINTING_CHANNELS
+    prediction = _prediction(header) or family.prediction
     kind = Kind(
         family=family,
-        prediction=_prediction(header, family),
+        prediction="epsilon" if inpainting and prediction is None else prediction,
         zero_terminal_snr="ztsnr" in shapes,
-        inpainting=shapes[FIRST_LAYER][1] == INPAINTING_CHANNELS,
+        inpainting=inpainting,
     )
     if kind.zero_terminal_snr and kind.prediction == "epsilon":
         raise CheckpointError("the file is marked ztsnr but not v_pred: at no signal, noise predicts nothing")
     return kind
 
 
-def _prediction(header: Header, family: Family) -> str | None:
-    """A tensor named v_pred marks a file that says nothing in its metadata."""
+def _prediction(header: Header) -> str | None:
+    """What the file says, in its metadata or by a tensor named v_pred; None if it says nothing."""
     said = header.metadata.get("modelspec.prediction_type", "").lower()
     if said not in PREDICTION_TYPES:
         raise CheckpointError(f"modelspec.prediction_type {said[:40]!r} is not available in this version")
-    return "v" if "v_pred" in header.shapes else PREDICTION_TYPES[said] or family.prediction
+    return "v" if "v_pred" in header.shapes else PREDICTION_TYPES[said]
 
 
 def _names() -> str:
@@ -68,9 +73,10 @@ def _check_parts(shapes: Shapes) -> None:
     first = shapes.get(FIRST_LAYER)
     if first is None:
         raise CheckpointError("the file has no UNet: it may be a VAE, a LoRA or an embedding")
-    if len(first) != 4 or first[1] != 4:
+    if len(first) != 4 or first[1] not in (4, INPAINTING_CHANNELS):
         raise CheckpointError(
-            f"the UNet's first layer is {first}; this version runs those of 4 input channels"
+            f"the UNet's first layer is {first}; this version runs those of 4 input channels, and of "
+            f"{INPAINTING_CHANNELS} for inpainting"
         )
     if not any(name.startswith("first_stage_model.decoder.") for name in shapes):
         raise CheckpointError("the file has no VAE; this version needs one inside the checkpoint")

@@ -88,10 +88,10 @@ def test_file_with_missing_parts_is_refused(file: Path, tmp_path: Path, drop: st
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_inpainting_unet_is_refused_by_name(file: Path, tmp_path: Path) -> None:
+def test_unet_of_another_kind_is_refused_by_its_channels(file: Path, tmp_path: Path) -> None:
     weights = load_file(file)
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    weights[name] = torch.zeros(32, 9, 3, 3)
+    weights[name] = torch.zeros(32, 8, 3, 3)
     save_file(weights, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="4 input channels"):
         load_checkpoint(tmp_path / "x.safetensors", device="cpu")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -13,13 +14,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
+from engine.codec import png
 from engine.denoiser import Denoiser
+from engine.engine import Engine
 from engine.families import told
 from engine.families.family import Kind, text_module
 from engine.header import read_header
+from engine.images import Canvas
+from engine.lora.job import JobLoras
+from engine.ops import Decode, Evaluate
+from engine.programs import draw
 from engine.prompts import parse_emphasis
-from engine.protocol import CheckpointError
+from engine.protocol import CheckpointError, InitImage, Job, Mask
 from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
+from tests.jobs import make_job
 from tests.tiny import FAMILIES, SIZES, tiny_modules, write_checkpoint
 
 CPU = torch.device("cpu")
@@ -158,3 +166,93 @@ def test_full_sizes_are_the_published_ones() -> None:
             modules += [text_module(part) for part in FAMILIES[family].texts]
         sizes = [sum(p.numel() for p in module.parameters()) / 1e6 for module in modules]
         assert sizes == pytest.approx(millions, abs=0.1)
+
+
+def inpainting() -> LoadedCheckpoint:
+    kind = Kind(family=FAMILIES["sd1"], inpainting=True)
+    return assemble(*tiny_modules(in_channels=9), kind=kind, device=CPU, dtype=torch.float32)
+
+
+def test_inpainting_file_is_told_by_its_nine_channels(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "x.safetensors", in_channels=9)
+    assert load_checkpoint(path, device="cpu").kind.inpainting
+
+
+@torch.inference_mode()
+def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> None:
+    checkpoint = inpainting()
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    white = np.zeros((64, 96), np.uint8)
+    white[16:40, 24:64] = 255
+    job = make_job(width=96, init=init_image(pixels, white), steps=4)
+    seen = []
+    program = draw(job, checkpoint, Canvas.of(job), JobLoras())
+    operation = next(program)
+    while not isinstance(operation, Decode):
+        if isinstance(operation, Evaluate):
+            seen += [operation.conds[0][0].beside, operation.uncond.beside if operation.uncond else None]
+        (result,) = type(operation).run(checkpoint, [operation])
+        operation = program.send(result)
+    masked = np.where(white[:, :, None] > 0, np.float32(127.5), pixels)
+    expected = checkpoint.encoder([masked])[0]
+    assert seen
+    for beside in seen:
+        assert beside is not None
+        assert torch.equal(beside[0], torch.from_numpy(white[::8, ::8] / 255).float())
+        assert torch.allclose(beside[1:], expected, atol=1e-6)
+
+
+def init_image(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> InitImage:
+    """Inpainting of the whole picture with an unblurred mask."""
+    return InitImage(
+        image=png(pixels, ""),
+        denoising_strength=1.0,
+        exact_steps=False,
+        resize_mode="stretch",
+        noise_multiplier=1.0,
+        mask=Mask(
+            image=png(np.repeat(mask[:, :, None], 3, 2), ""),
+            blur_x=0.0,
+            blur_y=0.0,
+            invert=False,
+            content="original",
+            only_masked=False,
+            padding=0,
+            soft=False,
+        ),
+    )
+
+
+def test_rows_with_and_without_a_mask_share_calls_of_an_inpainting_checkpoint() -> None:
+    checkpoint = inpainting()
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    white = np.zeros((64, 64), np.uint8)
+    white[:32] = 255
+    jobs = [make_job(id="a"), make_job(id="b", init=init_image(pixels, white), seed=2)]
+    alone = [drawn(checkpoint, job)[0] for job in jobs]
+    for ours, theirs in zip(drawn(checkpoint, *jobs), alone, strict=True):
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+
+
+def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> list[npt.NDArray[np.uint8]]:
+    engine = Engine(checkpoint)
+    rows = [engine.add(job, Canvas.of(job)) for job in jobs]
+    outcomes: dict[int, object] = {}
+    while len(engine):
+        outcomes |= {done.row.id: done.outcome for done in engine.step()}
+    pictures = [outcomes[row] for row in rows]
+    assert all(isinstance(picture, np.ndarray) for picture in pictures)
+    return [picture for picture in pictures if isinstance(picture, np.ndarray)]
+
+
+def test_sdxl_rows_of_any_guidance_and_length_share_calls() -> None:
+    checkpoint = assembled("sdxl")
+    jobs = [
+        make_job(id="a", guidance_scale=1.0),
+        make_job(id="b", prompt="a cat BREAK a dog AND a fish", seed=2),
+        make_job(id="c", negative_prompt="", sampler="DDIM CFG++", seed=3),
+    ]
+    alone = [drawn(checkpoint, job)[0] for job in jobs]
+    for ours, theirs in zip(drawn(checkpoint, *jobs), alone, strict=True):
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
