@@ -107,7 +107,7 @@ class Denoiser:
         if not pooled:
             return None
         height, width = (8 * side for side in size)
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=self._dtype, device=self.device)
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
         return {"text_embeds": torch.stack(pooled), "time_ids": ids.expand(len(pooled), -1)}
 
     def _column(self, values: Sequence[float]) -> Tensor:

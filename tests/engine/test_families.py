@@ -4,6 +4,7 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
 from engine.codec import png
@@ -21,12 +22,15 @@ from engine.families import told
 from engine.families.family import Kind, text_module
 from engine.header import read_header
 from engine.images import Canvas
+from engine.lora.file import layers
 from engine.lora.job import JobLoras
+from engine.lora.store import LoraSettings
 from engine.ops import Decode, Evaluate
 from engine.programs import draw
 from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError, InitImage, Job, Mask
 from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
+from engine.tokenizer import load_tokenizer
 from tests.jobs import make_job
 from tests.tiny import FAMILIES, SIZES, tiny_modules, write_checkpoint
 
@@ -64,6 +68,27 @@ def test_loaded_file_is_its_family_and_computes_what_its_modules_computed(
         results.append((cond.context, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
     for a, b, tolerance in zip(*results, (1e-5, 1e-4, 1), strict=True):
         assert torch.allclose(a.float(), b.float(), rtol=0, atol=tolerance)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_stays_near_float32(files: dict[str, Path], family: str, dtype: str) -> None:
+    results = []
+    for each in ("float32", dtype):
+        checkpoint = load_checkpoint(files[family], device="cpu", dtype=each)
+        (cond,) = checkpoint.conditioner([parse_emphasis("a cat")], 1)
+        (denoised,) = checkpoint.denoiser(
+            x=[torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))],
+            sigma=[2.0],
+            conds=[[(cond, 1.0)]],
+            uncond=[cond.zeros()],
+            guidance_scale=[2.0],
+        )
+        results.append(denoised)
+    exact, rough = results
+    assert rough.dtype is torch.float32
+    assert float((exact - rough).norm() / exact.norm()) < 0.05
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -150,6 +175,84 @@ def test_sdxl_and_sd2_ignore_clip_skip() -> None:
         checkpoint = assembled(family)
         a, b = (checkpoint.conditioner([parse_emphasis("a cat")], n)[0].context for n in (1, 2))
         assert torch.equal(a, b)
+
+
+def sdxl_with_lora(folder: Path) -> LoadedCheckpoint:
+    """A LoRA `ink` of both text encoders' first layers, in kohya's names."""
+    generator = torch.Generator().manual_seed(5)
+    tensors = {}
+    for number, width in ((1, 32), (2, 40)):
+        layer = f"lora_te{number}_text_model_encoder_layers_0_self_attn_q_proj"
+        tensors[f"{layer}.lora_down.weight"] = torch.randn(2, width, generator=generator)
+        tensors[f"{layer}.lora_up.weight"] = torch.randn(width, 2, generator=generator)
+    layer = "lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_q"
+    tensors[f"{layer}.lora_down.weight"] = torch.randn(2, 32, generator=generator)
+    tensors[f"{layer}.lora_up.weight"] = torch.randn(32, 2, generator=generator)
+    save_file(tensors, folder / "ink.safetensors")
+    return assemble(
+        *tiny_modules(family="sdxl"),
+        kind=Kind(family=FAMILIES["sdxl"]),
+        device=CPU,
+        dtype=torch.float32,
+        loras=LoraSettings(folder=folder),
+    )
+
+
+@torch.inference_mode()
+def test_a_lora_changes_both_encoders_of_sdxl_and_its_unet(tmp_path: Path) -> None:
+    checkpoint = sdxl_with_lora(tmp_path)
+    lora = checkpoint.loras.get("ink")
+    assert lora is not None
+    prompt = parse_emphasis("a cat")
+    plain, changed = checkpoint.conditioner([prompt, prompt], 1, [(), ((lora, 0.5),)])
+    tensors = load_file(tmp_path / "ink.safetensors")
+    modules = tiny_modules(family="sdxl")
+    for number, module in enumerate(modules[2:], start=1):
+        layer = f"lora_te{number}_text_model_encoder_layers_0_self_attn_q_proj"
+        path = "text_model.encoder" if number == 2 else "encoder"
+        target = module.get_parameter(f"{path}.layers.0.self_attn.q_proj.weight")
+        target.add_(0.5 * tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"])
+    kind = Kind(family=FAMILIES["sdxl"])
+    merged = assemble(*modules, kind=kind, device=CPU, dtype=torch.float32)
+    (expected,) = merged.conditioner([prompt], 1)
+    assert torch.allclose(changed.context, expected.context, atol=1e-5)
+    assert changed.pooled is not None
+    assert expected.pooled is not None
+    assert torch.allclose(changed.pooled, expected.pooled, atol=1e-5)
+    assert not torch.allclose(plain.context, expected.context, atol=1e-3)
+    assert list(lora.unet) == ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"]
+
+
+def test_loras_for_sdxl_find_their_layers_under_the_original_numbers() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**FAMILIES["sdxl"].unet)
+        known = layers(unet, *map(text_module, FAMILIES["sdxl"].texts))
+    places = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_k": "unet.down_blocks.1.attentions.0",
+        "lora_unet_input_blocks_8_1_transformer_blocks_9_attn1_to_q": "unet.down_blocks.2.attentions.1",
+        "lora_unet_middle_block_1_transformer_blocks_9_ff_net_0_proj": "unet.mid_block.attentions.0",
+        "lora_unet_output_blocks_5_1_transformer_blocks_0_attn1_to_out_0": "unet.up_blocks.1.attentions.2",
+        "lora_te1_text_model_encoder_layers_11_mlp_fc2": "text_encoder.encoder.layers.11.mlp.fc2",
+        "lora_te2_text_model_encoder_layers_31_mlp_fc2": "text_encoder_2.text_model.encoder.layers.31.mlp",
+    }
+    for name, place in places.items():
+        assert str(known[name]).startswith(place)
+    assert "lora_te_text_model_encoder_layers_0_mlp_fc2" not in known
+
+
+@torch.inference_mode()
+def test_an_embedding_for_sdxl_has_a_part_for_each_encoder(tmp_path: Path) -> None:
+    """One that is a word's own vectors changes nothing."""
+    modules: Any = tiny_modules(family="sdxl")
+    (token,) = load_tokenizer().encode("circle", add_special_tokens=False)
+    first, second = (m.get_input_embeddings().weight[[token]].clone() for m in modules[2:])
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    save_file({"clip_g": second, "clip_l": first}, folder / "thing.safetensors")
+    path = write_checkpoint(tmp_path / "x.safetensors", dtype=torch.float32, family="sdxl")
+    checkpoint = load_checkpoint(path, device="cpu", embeddings=folder)
+    word, learnt = checkpoint.conditioner([parse_emphasis("a circle"), parse_emphasis("a thing")], 1)
+    assert torch.equal(word.context, learnt.context)
 
 
 def test_sdxl_has_its_own_align_your_steps() -> None:
