@@ -97,13 +97,13 @@ class Family:
 
     def build(self, weights: Weights, metadata: Mapping[str, str]) -> Modules:
         """Modules with these weights, sharing their storage. Raises CheckpointError where they do not fit."""
-        sizes = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
+        sizes = _sizes(metadata)
         channels = {"in_channels": weights[FIRST_LAYER].shape[1]}
         with torch.device("meta"):
             unet = UNet2DConditionModel(**{**self.unet, **sizes.get("unet", {}), **channels})
             vae = AutoencoderKL(**{**self.vae, **sizes.get("vae", {})})
-        _fill(unet, convert_ldm_unet_checkpoint(dict(weights), unet.config), "UNet")
-        _fill(vae, convert_ldm_vae_checkpoint(dict(weights), vae.config), "VAE")
+        _fill(unet, _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"), "UNet")
+        _fill(vae, _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"), "VAE")
         return unet, vae, *(_text_encoder(part, weights, sizes) for part in self.texts)
 
 
@@ -118,6 +118,25 @@ class Kind:
     prediction: str | None = "epsilon"
     zero_terminal_snr: bool = False
     inpainting: bool = False
+
+
+def _sizes(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    try:
+        sizes = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
+    except ValueError:
+        sizes = None
+    if not (isinstance(sizes, dict) and all(isinstance(part, dict) for part in sizes.values())):
+        raise CheckpointError(f"the header's {ARCHITECTURE_KEY} is no JSON object of objects")
+    return sizes
+
+
+def _converted(
+    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, module: Any, part: str
+) -> dict[str, Tensor]:
+    try:
+        return convert(dict(weights), module.config)
+    except KeyError as error:
+        raise CheckpointError(f"the {part} does not fit the architecture: it has no {error}") from error
 
 
 def _text_encoder(part: TextPart, weights: Weights, sizes: Mapping[str, Any]) -> nn.Module:

@@ -11,15 +11,14 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
+from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise, read
 from engine.codec import png
 from engine.denoiser import Denoiser
 from engine.engine import Engine
 from engine.families import told
-from engine.families.family import Kind, text_module
+from engine.families.family import ARCHITECTURE_KEY, Kind, text_module
 from engine.header import read_header
 from engine.images import Canvas
 from engine.lora.file import layers
@@ -93,9 +92,7 @@ def test_low_precision_stays_near_float32(files: dict[str, Path], family: str, d
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_text_encoder_has_to_be_whole(files: dict[str, Path], tmp_path: Path, family: str) -> None:
-    with safe_open(files[family], framework="pt") as opened:
-        weights = {name: opened.get_tensor(name) for name in list(opened.keys())}
-        metadata = opened.metadata()
+    weights, metadata = read(files[family])
     last = [name for name in weights if ".encoder.layers.1." in name or ".resblocks.1." in name]
     for name in (last[0], last[-1]):
         path = tmp_path / "x.safetensors"
@@ -104,13 +101,28 @@ def test_every_text_encoder_has_to_be_whole(files: dict[str, Path], tmp_path: Pa
             load_checkpoint(path, device="cpu")
 
 
+def test_sdxl_without_its_size_embedding_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
+    weights, metadata = read(files["sdxl"])
+    del weights["model.diffusion_model.label_emb.0.0.weight"]
+    save_file(weights, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"UNet does not fit.*label_emb"):
+        load_checkpoint(tmp_path / "x.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("sizes", ["{", "[]", '{"unet": 1}'])
+def test_sizes_that_cannot_be_read_are_refused(files: dict[str, Path], tmp_path: Path, sizes: str) -> None:
+    save_file(read(files["sd1"])[0], tmp_path / "x.safetensors", metadata={ARCHITECTURE_KEY: sizes})
+    with pytest.raises(CheckpointError, match=ARCHITECTURE_KEY):
+        load_checkpoint(tmp_path / "x.safetensors", device="cpu")
+
+
 def described(path: Path, *marks: str, **metadata: str) -> Kind:
     """What a header of an SD 2.x file with these tensors and this metadata says."""
     names = {
         "cond_stage_model.model.token_embedding.weight": [1],
         "model.diffusion_model.input_blocks.0.0.weight": [1, 4, 1, 1],
         "first_stage_model.decoder.x": [1],
-        **{mark: [1] for mark in marks},
+        **{mark: [0] for mark in marks},
     }
     entries: dict[str, object] = {"__metadata__": metadata}
     end = 0
