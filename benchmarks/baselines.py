@@ -56,7 +56,7 @@ class Pipeline:
     """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout."""
 
     def __init__(self, path: Path) -> None:
-        unet, vae, text_encoder = sd1.build(*checkpoint.read(path))
+        unet, vae, text_encoder = sd1.FAMILY.build(*checkpoint.read(path))
         for module in (unet, vae, text_encoder):
             torch.nn.Module.to(module.eval().requires_grad_(False), torch.float32)
         tokenizer = load_tokenizer()

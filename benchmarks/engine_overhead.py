@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
@@ -25,18 +24,16 @@ from benchmarks.serving import RESULTS, machine
 from engine.checkpoint import DTYPES, assemble, read
 from engine.engine import Engine
 from engine.families import sd1
+from engine.families.family import CLIP_L, VAE, Modules
 from engine.protocol import Job, StepStats
 
 SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ 2M SDE", "DDIM")
 
-Modules = tuple[nn.Module, nn.Module, nn.Module]
-"""UNet, VAE, text encoder."""
-
 
 def full_size() -> Modules:
     """SD 1.5's architecture with random weights."""
-    text_encoder = CLIPTextModel(CLIPTextConfig(**sd1.TEXT_ENCODER))
-    return UNet2DConditionModel(**sd1.UNET), AutoencoderKL(**sd1.VAE), text_encoder
+    text_encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L))
+    return UNet2DConditionModel(**sd1.UNET), AutoencoderKL(**VAE), text_encoder
 
 
 def jobs(count: int, size: int, longest: int) -> list[Job]:
@@ -124,7 +121,7 @@ def main() -> None:
     parser.add_argument("--full-steps", type=int, default=6)
     args = parser.parse_args()
     device, dtype = torch.device(args.device), DTYPES[args.dtype]
-    demo = sd1.build(*read(args.demo))
+    demo = sd1.FAMILY.build(*read(args.demo))
     table = [
         f"# Engine overhead, {date.today()}, {args.device}, {args.dtype}",
         "",

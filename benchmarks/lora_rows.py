@@ -25,6 +25,7 @@ from benchmarks.serving import RESULTS, machine
 from engine.checkpoint import DTYPES
 from engine.denoiser import Denoiser
 from engine.families import sd1
+from engine.families.family import CLIP_L
 from engine.lora.file import Lora, layers
 from engine.lora.layers import Weighted
 from engine.lora.store import LoraSettings, LoraStore
@@ -51,7 +52,7 @@ def loaded(
 ) -> tuple[list[Lora], str]:
     """LoRAs of the UNet, and how long they took to load."""
     with torch.device("meta"):
-        text_encoder = CLIPTextModel(CLIPTextConfig(**sd1.TEXT_ENCODER))
+        text_encoder = CLIPTextModel(CLIPTextConfig(**CLIP_L))
     known = layers(unet, text_encoder)
     found, seconds = [], []
     with tempfile.TemporaryDirectory() as folder:

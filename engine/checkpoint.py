@@ -1,9 +1,9 @@
 """Checkpoint files -> what rows run on. Local files only, safetensors only, nothing from the network."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +12,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engine.codec import Decoder, Encoder
-from engine.conditioning import Conditioner, Tokenizer, Vector
+from engine.conditioning import Conditioner, Tokenizer
 from engine.denoiser import Denoiser
 from engine.embeddings import NO_EMBEDDINGS, Library, load_embeddings
-from engine.families import sd1
-from engine.lora.file import layers
+from engine.families import sd1, told
+from engine.families.family import Kind, Modules
+from engine.header import Header, read_header
+from engine.lora.file import Lora, LowRank, layers
 from engine.lora.layers import RowLoras
 from engine.lora.store import LoraSettings, LoraStore
 from engine.protocol import CheckpointError
 from engine.schedules import scaled_linear
+from engine.text_encoder import ClipTextEncoder
 from engine.tokenizer import load_tokenizer
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -30,6 +33,13 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 NO_LORAS = LoraSettings()
+PLAIN = Kind(family=sd1.FAMILY)
+
+TEXT_LORAS: Sequence[Callable[[Lora], Mapping[str, LowRank]]] = (
+    lambda lora: lora.text_encoder,
+    lambda lora: lora.text_encoder_2,
+)
+"""What of a LoRA is for the first text encoder, and for the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,7 @@ class LoadedCheckpoint:
     """Everything an operation needs of a checkpoint, on one device. `sha256` is the file's."""
 
     sha256: str
+    kind: Kind
     device: torch.device
     conditioner: Conditioner
     denoiser: Denoiser
@@ -44,31 +55,6 @@ class LoadedCheckpoint:
     decoder: Decoder
     loras: LoraStore
     embeddings: Library
-
-
-class ClipTextEncoder:
-    """CLIP's text transformer with access to its inner layers."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.num_layers: int = model.config.num_hidden_layers
-        self.width: int = model.config.hidden_size
-
-    def hidden_states(self, tokens: Tensor, skip: int, vectors: Sequence[Vector]) -> Tensor:
-        embedding: nn.Module = self._model.get_input_embeddings()
-        with embedding.register_forward_hook(partial(_insert, vectors)):
-            states = self._model(tokens, output_hidden_states=True).hidden_states
-        normed: Tensor = self._model.final_layer_norm(states[-skip])
-        return normed
-
-
-def _insert(vectors: Sequence[Vector], module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-    """A forward hook: embeddings' vectors in their places among the tokens' own."""
-    if not vectors:
-        return output
-    rows, positions, values = zip(*vectors, strict=True)
-    places = torch.tensor([rows, positions], device=output.device)
-    return output.index_put(tuple(places), torch.stack(values).to(output.device, output.dtype))
 
 
 def load_checkpoint(
@@ -86,75 +72,108 @@ def load_checkpoint(
     Raises CheckpointError with the reason, without the path.
     """
     target = _device(device)
-    unet, vae, text_encoder = sd1.build(*read(path))
-    width = ClipTextEncoder(text_encoder).width
+    kind = told(_header(path))
+    modules = kind.family.build(*read(path))
+    _check_filled(modules)
     loaded = assemble(
-        unet,
-        vae,
-        text_encoder,
+        *modules,
+        kind=kind if kind.prediction else replace(kind, prediction="epsilon"),
         device=target,
         dtype=_dtype(dtype, target),
         loras=loras,
-        embeddings=load_embeddings(embeddings, width) if embeddings else NO_EMBEDDINGS,
+        embeddings=load_embeddings(embeddings, _width(modules)) if embeddings else NO_EMBEDDINGS,
     )
+    if kind.prediction is None and not predicts_noise(loaded):
+        kind = replace(kind, prediction="v")
+        loaded = replace(loaded, kind=kind, denoiser=_denoiser(modules[0], kind))
     return replace(loaded, sha256=_sha256(path))
+
+
+@torch.inference_mode()
+def predicts_noise(checkpoint: LoadedCheckpoint) -> bool:
+    """Whether a UNet taken for an ε-predicting one is one. Costs one evaluation of a 256-pixel picture.
+
+    At the highest σ nearly all of x is noise: who predicts it leaves little of x in denoised, who predicts
+    v, which there is nearly the negative picture, leaves all of it.
+    """
+    (cond,) = checkpoint.conditioner([(("", 1.0),)], 1)
+    sigma = checkpoint.denoiser.levels.sigma_max
+    x = torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(0)).to(checkpoint.device) * sigma
+    (denoised,) = checkpoint.denoiser(
+        x=[x], sigma=[sigma], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
+    )
+    return bool(denoised.norm() < x.norm() / 2)
 
 
 def assemble(
     unet: nn.Module,
     vae: nn.Module,
-    text_encoder: nn.Module,
-    *,
+    *text_encoders: nn.Module,
     device: torch.device,
     dtype: torch.dtype,
+    kind: Kind = PLAIN,
     loras: LoraSettings = NO_LORAS,
     embeddings: Library = NO_EMBEDDINGS,
 ) -> LoadedCheckpoint:
     """A checkpoint from its modules, moved to where and how they shall run; it has no digest."""
     vae_dtype = torch.float32 if dtype is torch.float16 else dtype
-    for module, own in ((unet, dtype), (text_encoder, dtype), (vae, vae_dtype)):
+    for module in (unet, vae, *text_encoders):
+        own = vae_dtype if module is vae else dtype
         nn.Module.to(module.eval().requires_grad_(False), device, own)  # diffusers' own `to` warns
     return LoadedCheckpoint(
         sha256="",
+        kind=kind,
         device=device,
         conditioner=Conditioner(
-            ClipTextEncoder(text_encoder),
+            [ClipTextEncoder(m, part) for m, part in zip(text_encoders, kind.family.texts, strict=True)],
             cast(Tokenizer, load_tokenizer()),
             device,
-            loras=RowLoras(text_encoder, lambda lora: lora.text_encoder),
+            loras=[RowLoras(m, part) for m, part in zip(text_encoders, TEXT_LORAS, strict=False)],
             embeddings=embeddings,
         ),
-        denoiser=Denoiser(unet, scaled_linear()),
+        denoiser=_denoiser(unet, kind),
         encoder=Encoder(vae),
         decoder=Decoder(vae),
-        loras=LoraStore(loras, layers(unet, text_encoder), device=device, dtype=dtype),
+        loras=LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype),
         embeddings=embeddings,
     )
 
 
+def _denoiser(unet: nn.Module, kind: Kind) -> Denoiser:
+    levels = scaled_linear(kind.family.align_your_steps, zero_terminal_snr=kind.zero_terminal_snr)
+    return Denoiser(unet, levels, kind.prediction or "epsilon")
+
+
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A file's tensors and its header's metadata. Raises CheckpointError, without the path."""
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path.name} is not a .safetensors file; no other kind is loaded")
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path.name} where the configuration says it is")
+    """A file's tensors, mapped, and its header's metadata. Raises CheckpointError, without the path."""
+    _header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            _check_family(shapes)
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            return {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata() or {}
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}") from error
 
 
-def _check_family(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    if not sd1.recognises(shapes):
-        raise CheckpointError(
-            "not a Stable Diffusion 1.x checkpoint in the original layout; SDXL, SD 2.x and others are "
-            "not available in this version"
-        )
-    sd1.refuse_variants(shapes)
+def _header(path: Path) -> Header:
+    """Decided by suffix and content both: a pickle is refused under every name, and never opened as one."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path.name} is not a .safetensors file; no other kind is loaded")
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path.name} where the configuration says it is")
+    return read_header(path)
+
+
+def _check_filled(modules: Modules) -> None:
+    """Every tensor has come from the file, or been made: none is a mere shape."""
+    for module in modules:
+        for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+            if tensor.is_meta:
+                raise CheckpointError(f"{type(module).__name__} has no values for {name}")
+
+
+def _width(modules: Modules) -> int:
+    """Channels of a token's embedding, of all text encoders together."""
+    return sum(int(cast(Any, module).config.hidden_size) for module in modules[2:])
 
 
 def _device(name: str) -> torch.device:

@@ -24,8 +24,8 @@ class Encoder:
         parameter = next(vae.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
 
-    def __call__(self, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Tensor]:
-        """RGB pictures (8h, 8w, 3) to latents (4, h, w), float32: the posterior's mean, no sample of it."""
+    def __call__(self, pictures: Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.float32]]) -> list[Tensor]:
+        """RGB pictures (8h, 8w, 3), 0 to 255, to latents (4, h, w), float32: the posterior's mean."""
         pixels = torch.from_numpy(np.stack(list(pictures))).to(self._device).permute(0, 3, 1, 2)
         mean = self._vae.encode((pixels.float() / 127.5 - 1).to(self._dtype)).latent_dist.mean
         return list((mean.float() * self._vae.config.scaling_factor).unbind())

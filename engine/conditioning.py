@@ -1,9 +1,9 @@
 """Prompts -> conditioning: tokens, embeddings, 75-token chunks, emphasis, clip skip, a cache."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Protocol
 
@@ -33,13 +33,33 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cond:
+    """What guides an evaluation: a prompt's context (77 · chunks, channels), and what some families add.
+
+    `pooled` (channels,) is SDXL's. `beside` (5, h, w), of checkpoints for inpainting, goes into the UNet with
+    x: the mask, then the latent of the picture without what is masked.
+    """
+
+    context: Tensor
+    pooled: Tensor | None = None
+    beside: Tensor | None = None
+
+    def zeros(self) -> "Cond":
+        """As of no text at all."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return replace(self, context=torch.zeros_like(self.context), pooled=pooled)
+
+
 class TextEncoder(Protocol):
-    """CLIP's text transformer, as far as it is used here."""
+    """One of a checkpoint's text transformers. `width`: of the vectors that stand for a token."""
 
-    num_layers: int
+    width: int
 
-    def hidden_states(self, tokens: Tensor, skip: int, vectors: Sequence[Vector]) -> Tensor:
-        """(chunks, 77) token ids -> (chunks, 77, channels): layer −skip, then the final layer norm."""
+    def encode(
+        self, tokens: Tensor, clip_skip: int, vectors: Sequence[Vector]
+    ) -> tuple[Tensor, Tensor | None]:
+        """(chunks, 77) token ids -> (chunks, 77, channels), and (chunks, channels) where one is pooled."""
 
 
 @dataclass(slots=True)
@@ -106,22 +126,26 @@ def _overflow(full: Chunk, comma_comes: bool) -> Chunk:
 
 
 class Conditioner:
-    """Encodes prompts, all chunks that are not cached in one call, and remembers the last `cache_size`."""
+    """Encodes prompts, all chunks that are not cached in one call, and remembers the last `cache_size`.
+
+    Several text encoders read the same chunks; their channels stand one behind another, and so do those of
+    the embeddings' vectors. `loras` are of each text encoder.
+    """
 
     def __init__(
         self,
-        text_encoder: TextEncoder,
+        text_encoders: Sequence[TextEncoder],
         tokenizer: Tokenizer,
         device: torch.device,
         *,
         cache_size: int = 256,
-        loras: RowLoras | None = None,
+        loras: Sequence[RowLoras] = (),
         embeddings: Library = NO_EMBEDDINGS,
     ) -> None:
-        self._text_encoder = text_encoder
+        self._text_encoders = text_encoders
         self._tokenizer = tokenizer
         self._device = device
-        self._cache: OrderedDict[Key, Tensor] = OrderedDict()
+        self._cache: OrderedDict[Key, Cond] = OrderedDict()
         self._cache_size = cache_size
         self._loras = loras
         vocabulary = Vocabulary(
@@ -144,15 +168,15 @@ class Conditioner:
         loras: Sequence[Sequence[Weighted]] = (),
         *,
         keep_mean: bool = True,
-    ) -> list[Tensor]:
-        """Each prompt as (77 · chunks, channels). `clip_skip` 1 is the last layer, 2 the one before, …
+    ) -> list[Cond]:
+        """Each prompt's conditioning. `clip_skip` 1 is the last layer, 2 the one before, …
 
         `keep_mean`: emphasis leaves a chunk's mean as it was. `loras` are each prompt's own; none at all is
         none for every prompt.
         """
         rows = loras or [()] * len(prompts)
         keys = [(p, clip_skip, keep_mean, _names(row)) for p, row in zip(prompts, rows, strict=True)]
-        found: dict[Key, Tensor] = {}
+        found: dict[Key, Cond] = {}
         for key in dict.fromkeys(keys):
             if (cached := self._cache.get(key)) is not None:
                 self._cache.move_to_end(key)
@@ -164,24 +188,37 @@ class Conditioner:
 
     def _encode(
         self, rows: Mapping[Key, Sequence[Weighted]], clip_skip: int, keep_mean: bool
-    ) -> dict[Key, Tensor]:
+    ) -> dict[Key, Cond]:
         split = [self._chunks(prompt) for prompt, *_ in rows]
         chunks = [chunk for prompt in split for chunk in prompt]
-        skip = min(clip_skip, self._text_encoder.num_layers)
         with self._added([row for row, parts in zip(rows.values(), split, strict=True) for _ in parts]):
-            hidden = self._text_encoder.hidden_states(self._tokens(chunks), skip, _vectors(chunks))
-        weighted = iter(_emphasised(hidden, self._weights(chunks), keep_mean=keep_mean))
-        encoded = {
-            key: torch.cat([next(weighted) for _ in parts]) for key, parts in zip(rows, split, strict=True)
-        }
+            contexts, pooled = self._states(chunks, clip_skip, keep_mean)
+        encoded = dict(zip(rows, _conds(contexts, pooled, list(map(len, split))), strict=True))
         for key, conditioning in encoded.items():
             self._cache[key] = conditioning
         while len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
         return encoded
 
-    def _added(self, chunks: Sequence[Sequence[Weighted]]) -> AbstractContextManager[None]:
-        return self._loras.added(chunks) if self._loras else nullcontext()
+    def _states(
+        self, chunks: Sequence[Chunk], clip_skip: int, keep_mean: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """(chunks, 77, channels) of all text encoders, each with emphasis; the pooled one is without."""
+        tokens, weights, vectors = self._tokens(chunks), self._weights(chunks), _vectors(chunks)
+        contexts, pooled, first = [], None, 0
+        for encoder in self._text_encoders:
+            own = [(row, position, v[first : first + encoder.width]) for row, position, v in vectors]
+            hidden, pooled = encoder.encode(tokens, clip_skip, own)
+            contexts.append(_emphasised(hidden, weights, keep_mean=keep_mean))
+            first += encoder.width
+        return torch.cat(contexts, dim=2), pooled
+
+    @contextmanager
+    def _added(self, chunks: Sequence[Sequence[Weighted]]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for loras in self._loras:
+                stack.enter_context(loras.added(chunks))
+            yield
 
     def _tokens(self, chunks: Sequence[Chunk]) -> Tensor:
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
@@ -194,9 +231,22 @@ class Conditioner:
         return torch.tensor(rows, device=self._device)
 
 
+def _conds(contexts: Tensor, pooled: Tensor | None, lengths: Sequence[int]) -> Iterator[Cond]:
+    """Prompts of so many chunks each. The pooled state is the first chunk's."""
+    first = 0
+    for length in lengths:
+        context = contexts[first : first + length].flatten(0, 1)
+        yield Cond(context.clone(), None if pooled is None else pooled[first].clone())
+        first += length
+
+
 def _names(loras: Sequence[Weighted]) -> tuple[tuple[str, float], ...]:
-    """What tells rows' LoRAs apart in the cache; those without a part for the text encoder do not count."""
-    return tuple((lora.digest, weight) for lora, weight in loras if weight and lora.text_encoder)
+    """What tells rows' LoRAs apart in the cache; those without a part for a text encoder do not count."""
+    return tuple(
+        (lora.digest, weight)
+        for lora, weight in loras
+        if weight and (lora.text_encoder or lora.text_encoder_2)
+    )
 
 
 def _vectors(chunks: Sequence[Chunk]) -> list[Vector]:

@@ -1,23 +1,43 @@
-"""(x, σ, conditioning) -> denoised: scalings, ε-prediction, guidance, the one UNet call."""
+"""(x, σ, conditioning) -> denoised: scalings, ε- and v-prediction, guidance, the one UNet call."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.conditioning import Cond
 from engine.lora.layers import RowLoras, Weighted
 from engine.schedules import NoiseLevels
 
 
-class Denoiser:
-    """Evaluates rows of one latent shape in one call of an ε-predicting UNet.
+def _epsilon(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The UNet predicts the noise: denoised = x − σ · ε."""
+    return torch.ones_like(sigma), -sigma
 
-    Latents stay float32; the UNet runs in its own dtype. denoised = x − σ · ε(x / √(σ² + 1), t(σ)).
+
+def _v(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Salimans and Ho 2022: denoised = x / (σ² + 1) − v · σ / √(σ² + 1)."""
+    square = sigma**2 + 1
+    return 1 / square, -sigma / square.sqrt()
+
+
+PREDICTIONS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = MappingProxyType(
+    {"epsilon": _epsilon, "v": _v}
+)
+"""What a UNet may predict, as σ -> what x, and what its output, are multiplied with in denoised."""
+
+
+class Denoiser:
+    """Evaluates rows of one latent shape in one call of a UNet, whose output is one of PREDICTIONS.
+
+    Latents stay float32; the UNet runs in its own dtype, on x / √(σ² + 1) and t(σ).
     """
 
-    def __init__(self, unet: nn.Module, levels: NoiseLevels) -> None:
+    def __init__(self, unet: nn.Module, levels: NoiseLevels, prediction: str = "epsilon") -> None:
         self._unet = unet
+        self._scales = PREDICTIONS[prediction]
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
         parameter = next(unet.parameters())
@@ -28,13 +48,13 @@ class Denoiser:
         *,
         x: Sequence[Tensor],
         sigma: Sequence[float],
-        conds: Sequence[Sequence[tuple[Tensor, float]]],
-        uncond: Sequence[Tensor | None],
+        conds: Sequence[Sequence[tuple[Cond, float]]],
+        uncond: Sequence[Cond | None],
         guidance_scale: Sequence[float],
         loras: Sequence[Sequence[Weighted]] = (),
         both: Sequence[bool] = (),
     ) -> list[Tensor]:
-        """Each x is (4, h, w), each conditioning (77 · chunks, channels), a cond with its weight.
+        """Each x is (4, h, w), each cond has its weight.
 
         denoised = uncond + Σ guidance_scale · weight · (cond − uncond), without the unconds (Liu et al. 2022,
         compositional generation) for a row that has none: there the products' sum must be 1. The answer of a
@@ -45,7 +65,8 @@ class Denoiser:
         ranks = _ranks(conds)
         guided = [row for row, u in enumerate(uncond) if u is not None]
         rows = [row for rank in (*ranks, guided) for row in rank]
-        contexts = [conds[row][i][0] for i, rank in enumerate(ranks) for row in rank]
+        used = [conds[row][i][0] for i, rank in enumerate(ranks) for row in rank]
+        used += [u for u in uncond if u is not None]
         weights = [[guidance_scale[row] * conds[row][i][1] for row in rank] for i, rank in enumerate(ranks)]
         # Made before the call, which they would otherwise wait for.
         indices = [torch.tensor(rank, dtype=torch.long, device=self.device) for rank in (*ranks, guided)]
@@ -54,25 +75,40 @@ class Denoiser:
         sigmas = self._column(sigma)
         scaled = latents / (sigmas**2 + 1).sqrt()
         timesteps = torch.from_numpy(self.levels.timestep(np.array([sigma[row] for row in rows])))
-        context, mask = _stacked([*contexts, *(u for u in uncond if u is not None)])
+        context, mask = _stacked([cond.context for cond in used])
+        skip, scale = self._scales(sigmas)
         with self._loras.added([loras[row] for row in rows] if loras else []):
-            epsilon = self._unet(
-                scaled[rows].to(self._dtype),
+            output = self._unet(
+                _with_beside(scaled[rows], used).to(self._dtype),
                 timesteps.to(self.device, torch.float32),
                 encoder_hidden_states=context,
                 encoder_attention_mask=mask,
+                added_cond_kwargs=self._added(used, latents.shape[2:]),
                 return_dict=False,
             )[0].float()
-        *e_conds, e_uncond = epsilon.split([len(index) for index in indices])
-        base = torch.zeros_like(latents).index_copy(0, indices[-1], e_uncond)
-        e = base
-        for index, weight, e_cond in zip(indices[:-1], columns, e_conds, strict=True):
-            e = e.index_add(0, index, weight * (e_cond - base[index]))
-        denoised = list((latents - sigmas * e).unbind())
+        *of_conds, of_uncond = output.split([len(index) for index in indices])
+        base = torch.zeros_like(latents).index_copy(0, indices[-1], of_uncond)
+        sum_ = base
+        for index, weight, of_cond in zip(indices[:-1], columns, of_conds, strict=True):
+            sum_ = sum_.index_add(0, index, weight * (of_cond - base[index]))
+        denoised = list((skip * latents + scale * sum_).unbind())
         for row in guided:
             if both and both[row]:
-                denoised[row] = torch.stack([denoised[row], latents[row] - sigmas[row] * base[row]])
+                unguided = skip[row] * latents[row] + scale[row] * base[row]
+                denoised[row] = torch.stack([denoised[row], unguided])
         return denoised
+
+    def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor] | None:
+        """Podell et al. 2023: the pooled states, and the sizes in pixels: original, crop's corner, target.
+
+        The original and the target are (height, width) of the latent times 8; nothing is cropped.
+        """
+        pooled = [cond.pooled for cond in conds if cond.pooled is not None]
+        if not pooled:
+            return None
+        height, width = (8 * side for side in size)
+        ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
+        return {"text_embeds": torch.stack(pooled), "time_ids": ids.expand(len(pooled), -1)}
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None, None]
@@ -81,6 +117,11 @@ class Denoiser:
 def _ranks(conds: Sequence[Sequence[object]]) -> list[list[int]]:
     """The rows that have a first cond, those that have a second, …"""
     return [[row for row, own in enumerate(conds) if len(own) > i] for i in range(max(map(len, conds)))]
+
+
+def _with_beside(x: Tensor, conds: Sequence[Cond]) -> Tensor:
+    beside = [cond.beside for cond in conds if cond.beside is not None]
+    return torch.cat([x, torch.stack(beside)], dim=1) if beside else x
 
 
 def _stacked(contexts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -48,12 +48,14 @@ class Canvas:
     """What an img2img job starts from.
 
     `pixels` is the picture to encode. `repaint` (h, w) float32, of the latent's size, is 1 where the picture
-    is to be made anew and 0 where it is to stay; None without a mask.
+    is to be made anew and 0 where it is to stay; None without a mask. `mask` is of the picture's size, True
+    where it is to be made anew.
     """
 
     pixels: Picture
     repaint: npt.NDArray[np.float32] | None
     overlay: Overlay | None
+    mask: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, job: Job) -> Self | None:
@@ -93,7 +95,7 @@ class Canvas:
         if init.mask.content != "original":
             start = filled(start, mask)
         repaint = latent_mask(mask, soft=init.mask.soft)
-        return cls(np.asarray(start), repaint, overlay)
+        return cls(np.asarray(start), repaint, overlay, np.asarray(mask) >= 128)
 
     def finish(self, result: Picture) -> Picture:
         """The picture to answer with: the result, within the original where there was a mask."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.conditioning import Cond
 from engine.lora.layers import Weighted
 from engine.prompts import Prompt
 from engine.upscalers import upscale
@@ -37,7 +38,7 @@ class Operation(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Encode:
-    """Prompts to conditionings (77 · chunks, channels), one each, all with the row's `loras`.
+    """Prompts to conditionings, one each, all with the row's `loras`.
 
     `keep_mean`: emphasis leaves the mean of a chunk as it was.
     """
@@ -60,7 +61,7 @@ class Encode:
         return len(self.prompts)
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[list[Tensor]]:
+    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[list[Cond]]:
         prompts = [prompt for op in batch for prompt in op.prompts]
         loras = [op.loras for op in batch for _ in op.prompts]
         first = batch[0]
@@ -70,13 +71,13 @@ class Encode:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EncodeImage:
-    """A picture (8h, 8w, 3) to its latent (4, h, w)."""
+    """A picture (8h, 8w, 3) to its latent (4, h, w). Its values may lie between those of whole pixels."""
 
     name: ClassVar[str] = "encode_image"
     max_rows: ClassVar[int | None] = 4
     width: ClassVar[int] = 1
 
-    pixels: Picture
+    pixels: Picture | npt.NDArray[np.float32]
     remaining: int
 
     @property
@@ -125,8 +126,8 @@ class Evaluate:
 
     x: Tensor
     sigma: float
-    conds: Sequence[tuple[Tensor, float]]
-    uncond: Tensor | None
+    conds: Sequence[tuple[Cond, float]]
+    uncond: Cond | None
     guidance_scale: float
     remaining: int
     loras: Sequence[Weighted] = ()

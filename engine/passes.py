@@ -1,36 +1,54 @@
 """One run of a sampler, as operations: what every program is made of."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.conditioning import Cond
+from engine.families.family import Kind
+from engine.images import Canvas, latent_pixels
 from engine.lora.job import JobLoras
 from engine.noise import Noise
-from engine.ops import Encode, Evaluate, Operation
+from engine.ops import Encode, EncodeImage, Evaluate, Operation
 from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
 from engine.protocol import NOISE_SOURCES, InvalidJob, Job
 from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
 
+MID_GREY = 127.5
 FULL = 0.999
 """The most denoising strength that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A pass' encoded prompts, by text."""
+    """A pass' encoded prompts, by text. `zero_uncond`: in place of the negative one stand zeros.
 
-    encoded: Mapping[Prompt, Tensor]
+    `beside` is what all of them have beside x.
+    """
+
+    encoded: Mapping[Prompt, Cond]
     positive: Plan
     negative: Plan | None
+    zero_uncond: bool
+    beside: Tensor | None
 
-    def conds(self, evaluation: int) -> list[tuple[Tensor, float]]:
-        return [(self.encoded[part.at(evaluation)], part.weight) for part in self.positive.parts]
+    def conds(self, evaluation: int) -> list[tuple[Cond, float]]:
+        return [(self._cond(part.at(evaluation)), part.weight) for part in self.positive.parts]
 
-    def uncond(self, evaluation: int) -> Tensor | None:
-        return self.encoded[self.negative.parts[0].at(evaluation)] if self.negative else None
+    def uncond(self, evaluation: int) -> Cond | None:
+        if self.negative is None:
+            return None
+        cond = self._cond(self.negative.parts[0].at(evaluation))
+        return cond.zeros() if self.zero_uncond else cond
+
+    def _cond(self, prompt: Prompt) -> Cond:
+        cond = self.encoded[prompt]
+        return cond if self.beside is None else replace(cond, beside=self.beside)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +66,7 @@ class Pass:
     positive: Plan
     negative: Plan | None
     loras: JobLoras
+    kind: Kind
     after: int = 0
 
     @classmethod
@@ -77,6 +96,7 @@ class Pass:
             positive=positive,
             negative=negative,
             loras=loras,
+            kind=checkpoint.kind,
             after=after,
         )
 
@@ -94,8 +114,12 @@ class Pass:
         shape = (4, self.job.height // 8, self.job.width // 8)
         return Noise.of(self.job, shape, checkpoint.device)
 
-    def encode(self) -> Generator[Operation, Any, Conditioning]:
-        """Every text that the prompts are at some step, in one operation."""
+    def encode(self, canvas: Canvas | None = None) -> Generator[Operation, Any, Conditioning]:
+        """Every text that the prompts are at some step, in one operation.
+
+        For a checkpoint that is for inpainting the picture too, without what `canvas` masks, which without a
+        mask is all of it.
+        """
         negative = self.negative.prompts if self.negative else ()
         prompts = list(dict.fromkeys([*self.positive.prompts, *negative]))
         encoded = yield Encode(
@@ -106,7 +130,26 @@ class Pass:
             loras=self.loras.text_encoder,
         )
         by_text = dict(zip(prompts, encoded, strict=True))
-        return Conditioning(encoded=by_text, positive=self.positive, negative=self.negative)
+        beside = (yield from self._beside(canvas)) if self.kind.inpainting else None
+        return Conditioning(
+            encoded=by_text,
+            positive=self.positive,
+            negative=self.negative,
+            zero_uncond=self.kind.family.zero_empty_negative and not self.job.negative_prompt.strip(),
+            beside=beside,
+        )
+
+    def _beside(self, canvas: Canvas | None) -> Generator[Operation, Any, Tensor]:
+        """(5, h, w): the mask at every eighth pixel, and the latent of the picture, mid-grey where masked."""
+        mask = np.ones(latent_pixels(self.job.width, self.job.height)[::-1], np.bool_)
+        pixels = None
+        if canvas is not None and canvas.mask is not None:
+            mask, pixels = canvas.mask, canvas.pixels
+        grey = np.full((*mask.shape, 3), MID_GREY, np.float32)
+        masked = grey if pixels is None else np.where(mask[:, :, None], grey, pixels)
+        latent: Tensor = yield EncodeImage(pixels=masked, remaining=self.remaining)
+        small = torch.from_numpy(mask[::8, ::8].astype(np.float32)).to(latent.device)
+        return torch.cat([small[None], latent])
 
     def sample(
         self,

@@ -95,7 +95,7 @@ def img2img(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas, loras: JobLo
     assert job.init is not None
     init = job.init
     only = Pass.of(job, checkpoint, loras, strength=init.denoising_strength, exact_steps=init.exact_steps)
-    conditioning = yield from only.encode()
+    conditioning = yield from only.encode(canvas)
     noise = only.noise(checkpoint)
     given = yield EncodeImage(pixels=canvas.pixels, remaining=only.remaining)
     given = _of_size(given, noise.initial)

@@ -212,7 +212,8 @@ class JobResult:
     """A finished picture: PNG bytes with the infotext in their `parameters` text chunk.
 
     `infotext` is the job's with what only the replica knows, which is `lora_hashes`: "name: hash, …" of the
-    LoRAs applied. `warnings` are what the job asked for and did not get.
+    LoRAs applied. `warnings` are what the job asked for and did not get. `inpainting`: the checkpoint is one
+    for that.
     """
 
     job_id: str
@@ -223,6 +224,7 @@ class JobResult:
     infotext: str
     lora_hashes: str = ""
     warnings: tuple[str, ...] = ()
+    inpainting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,10 +51,32 @@ class NoiseLevels:
         return np.interp(np.log(sigma), self._log_sigmas, self._timesteps)
 
 
-def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012) -> NoiseLevels:
+def scaled_linear(
+    align_your_steps: Sequence[float] = ALIGN_YOUR_STEPS_SD1, *, zero_terminal_snr: bool = False
+) -> NoiseLevels:
     """Stable Diffusion's training schedule: β linear in its square root (Rombach et al. 2022)."""
-    betas = np.linspace(beta_start**0.5, beta_end**0.5, TRAIN_STEPS) ** 2
-    return NoiseLevels(np.cumprod(1 - betas))
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS) ** 2
+    alphas_cumprod = np.cumprod(1 - betas)
+    if zero_terminal_snr:
+        alphas_cumprod = rescaled(alphas_cumprod)
+    return NoiseLevels(alphas_cumprod, align_your_steps)
+
+
+TERMINAL_ALPHA = 2.0**-24
+"""ᾱ at the last timestep of zero terminal SNR, in place of 0: σ_max is 4096, not infinite.
+
+It is float16's smallest number, and what diffusers takes. σ_max has to be finite to be stepped from, and
+float32 rounds x there by no more than about 1e-3.
+"""
+
+
+def rescaled(alphas_cumprod: Array) -> Array:
+    """Lin et al. 2023, algorithm 1: √ᾱ shifted and scaled to end at 0, its first value as it was."""
+    roots = np.sqrt(alphas_cumprod)
+    first, last = roots[0], roots[-1]
+    result: Array = ((roots - last) * first / (first - last)) ** 2
+    result[-1] = TERMINAL_ALPHA
+    return result
 
 
 def uniform(levels: NoiseLevels, steps: int) -> list[float]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import codec
 from engine.engine import Engine, Finished, Row
@@ -84,7 +84,8 @@ class Worker:
         began = time.monotonic()
         text = infotext(job.infotext, loras)
         png = await loop.run_in_executor(self._codec, _finished, done.outcome, ticket, text)
-        return _result(done.row, png, time.monotonic() - began, text, loras)
+        result = _result(done.row, png, time.monotonic() - began, text, loras)
+        return replace(result, inpainting=self._engine.checkpoint.kind.inpainting)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""

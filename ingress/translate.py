@@ -273,7 +273,7 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
         "styles": request.styles or [],
         "job_timestamp": generation.started.strftime("%Y%m%d%H%M%S"),
         "clip_skip": generation.clip_skip,
-        "is_using_inpainting_conditioning": False,
+        "is_using_inpainting_conditioning": any(result.inpainting for result in results),
         "version": generation.version,
     }
 

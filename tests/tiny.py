@@ -1,6 +1,7 @@
-"""A tiny random checkpoint of the SD 1.5 architecture, built in code: it draws noise, in milliseconds."""
+"""Tiny random checkpoints of every family, built in code: they draw noise, in milliseconds."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from transformers import CLIPTextConfig
-from transformers.models.clip.modeling_clip import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
-from engine.families.sd1 import ARCHITECTURE_KEY
+from engine.families import sd1, sd2, sdxl
+from engine.families.family import ARCHITECTURE_KEY
 from tools.ldm_layout import export_ldm
 
 TINY_UNET: dict[str, Any] = {
@@ -41,16 +43,75 @@ TINY_TEXT: dict[str, Any] = {
 }
 
 
-def tiny_modules(seed: int = 0) -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
+TINY_OPEN_CLIP: dict[str, Any] = {**TINY_TEXT, "hidden_size": 40, "hidden_act": "gelu"}
+TINY_SD2_UNET: dict[str, Any] = {
+    **TINY_UNET,
+    "cross_attention_dim": 40,
+    "attention_head_dim": (2, 2, 4, 4),
+    "use_linear_projection": True,
+}
+TINY_SDXL_UNET: dict[str, Any] = {
+    **TINY_UNET,
+    "block_out_channels": (32, 32, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 1, 2),
+    "attention_head_dim": (2, 2, 4),
+    "cross_attention_dim": 72,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 24,
+}
+TINY_CLIP_G: dict[str, Any] = {**TINY_OPEN_CLIP, "projection_dim": 24, "num_hidden_layers": 4}
+
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "sd1": {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT},
+    "sd2": {"unet": TINY_SD2_UNET, "vae": TINY_VAE, "text_encoder": TINY_OPEN_CLIP},
+    "sdxl": {
+        "unet": TINY_SDXL_UNET,
+        "vae": {**TINY_VAE, "scaling_factor": 0.13025},
+        "text_encoder": TINY_TEXT,
+        "text_encoder_2": TINY_CLIP_G,
+    },
+}
+FAMILIES = {"sd1": sd1.FAMILY, "sd2": sd2.FAMILY, "sdxl": sdxl.FAMILY}
+
+
+def tiny_modules(seed: int = 0, family: str = "sd1", *, in_channels: int = 4) -> tuple[torch.nn.Module, ...]:
+    """UNet, VAE and text encoders."""
+    sizes = SIZES[family]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text_encoder = CLIPTextModel(CLIPTextConfig(**TINY_TEXT))
-        torch.nn.init.normal_(text_encoder.final_layer_norm.bias, mean=0.3)
-        return UNet2DConditionModel(**TINY_UNET), AutoencoderKL(**TINY_VAE), text_encoder
+        text_encoders = [_text_encoder(sizes[name]) for name in sizes if name.startswith("text")]
+        unet = UNet2DConditionModel(**sizes["unet"], in_channels=in_channels)
+        return unet, AutoencoderKL(**sizes["vae"]), *text_encoders
 
 
-def write_checkpoint(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16) -> Path:
+def _text_encoder(sizes: dict[str, Any]) -> torch.nn.Module:
+    """With a norm whose output has a mean: emphasis divides by it."""
+    pooled = "projection_dim" in sizes
+    module: Any = (CLIPTextModelWithProjection if pooled else CLIPTextModel)(CLIPTextConfig(**sizes))
+    torch.nn.init.normal_(getattr(module, "text_model", module).final_layer_norm.bias, mean=0.3)
+    made: torch.nn.Module = module.eval()
+    return made
+
+
+def write_checkpoint(
+    path: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float16,
+    family: str = "sd1",
+    *,
+    in_channels: int = 4,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """The same as a file in the layout of published ones."""
-    sizes = {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT}
-    export_ldm(path, *tiny_modules(seed), dtype=dtype, metadata={ARCHITECTURE_KEY: json.dumps(sizes)})
+    export_ldm(
+        path,
+        *tiny_modules(seed, family, in_channels=in_channels),
+        open_clip=family == "sd2",
+        dtype=dtype,
+        metadata={ARCHITECTURE_KEY: json.dumps(SIZES[family]), **(metadata or {})},
+    )
     return path

@@ -1,9 +1,10 @@
 """Writes diffusers' and transformers' modules as one file in the original LDM key layout.
 
-This is the layout of the Stable Diffusion 1.x files that people download: the UNet below
-`model.diffusion_model.`, the autoencoder below `first_stage_model.`, the text encoder below
-`cond_stage_model.transformer.text_model.`. The keys follow from rules, so any number of blocks,
-layers and widths goes through, from a random model of a few kilobytes to Stable Diffusion 1.5.
+This is the layout of the files that people download: the UNet below `model.diffusion_model.`, the
+autoencoder below `first_stage_model.`. The text encoder of Stable Diffusion 1.x is below
+`cond_stage_model.transformer.text_model.`, that of 2.x below `cond_stage_model.model.` under OpenCLIP's
+names, and SDXL has one of each kind below `conditioner.embedders.`. The keys follow from rules, so any number
+of blocks, layers and widths goes through, from a random model of a few kilobytes to Stable Diffusion 1.5.
 """
 
 import re
@@ -19,11 +20,15 @@ State = dict[str, torch.Tensor]
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
+SD2_TEXT_PREFIX = "cond_stage_model.model."
+SDXL_TEXT_PREFIXES = ("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model.")
 
 _UNET_ENDS = {
     "conv_in.": "input_blocks.0.0.",
     "time_embedding.linear_1.": "time_embed.0.",
     "time_embedding.linear_2.": "time_embed.2.",
+    "add_embedding.linear_1.": "label_emb.0.0.",
+    "add_embedding.linear_2.": "label_emb.0.2.",
     "conv_norm_out.": "out.0.",
     "conv_out.": "out.2.",
 }
@@ -42,6 +47,18 @@ _VAE_ATTENTION_PARTS = {
     "to_v.": "v.",
     "to_out.0.": "proj_out.",
 }
+_OPEN_CLIP_PARTS = {
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "mlp.fc1.": "mlp.c_fc.",
+    "mlp.fc2.": "mlp.c_proj.",
+    "self_attn.out_proj.": "attn.out_proj.",
+}
+_OPEN_CLIP_ENDS = {
+    "final_layer_norm.": "ln_final.",
+    "embeddings.token_embedding.": "token_embedding.",
+    "embeddings.position_embedding.weight": "positional_embedding",
+}
 _BLOCK = re.compile(
     r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?"
     r"(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
@@ -52,12 +69,16 @@ def export_ldm(
     path: Path,
     unet: nn.Module,
     vae: nn.Module,
-    text_encoder: nn.Module,
+    *text_encoders: nn.Module,
+    open_clip: bool = False,
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes one `.safetensors`; a file already at `path` is replaced in one move."""
-    state = ldm_state(unet, vae, text_encoder)
+    """Writes one `.safetensors`; a file already at `path` is replaced in one move.
+
+    `open_clip`: the only text encoder gets the names of Stable Diffusion 2.x.
+    """
+    state = ldm_state(unet, vae, *text_encoders, open_clip=open_clip)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     new = path.with_name(path.name + ".new")
     save_file(tensors, new, metadata=dict(metadata or {}))
@@ -65,13 +86,44 @@ def export_ldm(
     new.replace(path)
 
 
-def ldm_state(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> State:
-    """All tensors of a checkpoint under their LDM keys."""
+def ldm_state(unet: nn.Module, vae: nn.Module, *text_encoders: nn.Module, open_clip: bool = False) -> State:
+    """All tensors of a checkpoint under their LDM keys; two text encoders are SDXL's."""
     state = {UNET_PREFIX + key: value for key, value in ldm_unet(unet.state_dict()).items()}
     state |= {VAE_PREFIX + key: value for key, value in ldm_vae(vae.state_dict()).items()}
-    for key, value in text_encoder.state_dict().items():
-        state[TEXT_PREFIX + key.removeprefix("text_model.")] = value
-    return state
+    if len(text_encoders) == 1 and open_clip:
+        return state | _open_clip(SD2_TEXT_PREFIX, text_encoders[0])
+    if len(text_encoders) == 1:
+        return state | _clip(TEXT_PREFIX, text_encoders[0])
+    first, second = text_encoders
+    return state | _clip(SDXL_TEXT_PREFIXES[0], first) | _open_clip(SDXL_TEXT_PREFIXES[1], second)
+
+
+def _clip(prefix: str, text_encoder: nn.Module) -> State:
+    state = text_encoder.state_dict()
+    return {prefix + key.removeprefix("text_model."): value for key, value in state.items()}
+
+
+def _open_clip(prefix: str, text_encoder: nn.Module) -> State:
+    """OpenCLIP has query, key and value in one matrix, and the projection the other way round."""
+    state = {key.removeprefix("text_model."): v for key, v in text_encoder.state_dict().items()}
+    renamed = {}
+    for key, value in state.items():
+        if key == "text_projection.weight":
+            renamed[prefix + "text_projection"] = value.T
+        elif ".self_attn.q_proj." in key:
+            parts = [state[key.replace(".q_proj.", f".{letter}_proj.")] for letter in "qkv"]
+            renamed[prefix + _open_clip_key(key)] = torch.cat(parts)
+        elif ".self_attn.k_proj." not in key and ".self_attn.v_proj." not in key:
+            renamed[prefix + _open_clip_key(key)] = value
+    return renamed
+
+
+def _open_clip_key(key: str) -> str:
+    if not key.startswith("encoder.layers."):
+        return _renamed(key, _OPEN_CLIP_ENDS)
+    layer, rest = key.removeprefix("encoder.layers.").split(".", 1)
+    rest = rest.replace("self_attn.q_proj.", "attn.in_proj_")
+    return f"transformer.resblocks.{layer}.{_renamed(rest, _OPEN_CLIP_PARTS)}"
 
 
 def ldm_unet(state: Mapping[str, torch.Tensor]) -> State:

@@ -10,7 +10,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, get_args
 
 import torch
@@ -29,7 +29,8 @@ SHOWN = 3
 """How many of a file's keys an error names."""
 
 Shape = tuple[int, ...]
-Part = Literal["unet", "text_encoder"]
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
+TEXT_PARTS: Sequence[Part] = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Lora:
     bytes: int
     unet: Mapping[str, LowRank]
     text_encoder: Mapping[str, LowRank]
+    text_encoder_2: Mapping[str, LowRank] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,19 @@ class Header:
         return self.metadata.get("ss_output_name", "")
 
 
-def layers(unet: nn.Module, text_encoder: nn.Module) -> dict[str, Layer]:
+def layers(unet: nn.Module, *text_encoders: nn.Module) -> dict[str, Layer]:
     """Every layer that a LoRA may change, under every name that a file may have for it."""
     found: dict[str, Layer] = {}
     resnets = unet.get_submodule("down_blocks.0.resnets")
     for path, shape in _changeable(unet):
         layer = Layer("unet", path, shape)
         found.update(dict.fromkeys(names.unet_names(path, len(list(resnets.children()))), layer))
-    for path, shape in _changeable(text_encoder):
-        layer = Layer("text_encoder", path, shape)
-        found.update(dict.fromkeys(names.text_names(path.removeprefix("text_model.")), layer))
+    for number, text_encoder in enumerate(text_encoders):
+        part = TEXT_PARTS[number]
+        for path, shape in _changeable(text_encoder):
+            layer = Layer(part, path, shape)
+            known_as = names.text_names(path.removeprefix("text_model."), number, len(text_encoders))
+            found.update(dict.fromkeys(known_as, layer))
     return found
 
 
@@ -218,7 +223,7 @@ def load(
     except SafetensorError as error:
         raise LoraError(f"LoRA {name!r} is no valid safetensors file: {error}") from None
     trained = _alphas(header, name)
-    parts: dict[Part, dict[str, LowRank]] = {"unet": {}, "text_encoder": {}}
+    parts: dict[Part, dict[str, LowRank]] = {part: {} for part in get_args(Part)}
     for layer, keys in plan.changes.items():
         stored = {part: tensors[key] for part, key in keys.items()}
         change = _low_rank(layer, stored, trained[layer.part], dtype)
@@ -233,6 +238,7 @@ def load(
         bytes=sum(t.nbytes for part in parts.values() for c in part.values() for t in (c.down, c.up)),
         unet=parts["unet"],
         text_encoder=parts["text_encoder"],
+        text_encoder_2=parts["text_encoder_2"],
     )
 
 

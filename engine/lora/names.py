@@ -97,16 +97,22 @@ def unet_names(path: str, resnets: int) -> Iterator[str]:
         yield "lora_unet_" + name.replace(".", "_")
 
 
-def text_names(path: str) -> Iterator[str]:
-    """Every name that a file may have for the layer at `path` of CLIP's text transformer."""
+def text_names(path: str, number: int = 0, encoders: int = 1) -> Iterator[str]:
+    """Every name that a file may have for the layer at `path` of a CLIP text transformer.
+
+    It is the `number`-th of a model's `encoders`, from 0.
+    """
     paths = [path]
     if attention := _SELF_ATTENTION.fullmatch(path):
         paths.append(f"{attention[1]}.to_{attention[2]}")
+    model = "text_encoder_2" if number else "text_encoder"
     for name in paths:
-        yield f"text_encoder.text_model.{name}"
-        yield f"text_encoder.{name}"
-    yield "lora_te_text_model_" + path.replace(".", "_")
-    yield "lora_te1_text_model_" + path.replace(".", "_")
+        yield f"{model}.text_model.{name}"
+        yield f"{model}.{name}"
+    flat = path.replace(".", "_")
+    yield f"lora_te{number + 1}_text_model_{flat}"
+    if encoders == 1:
+        yield f"lora_te_text_model_{flat}"
 
 
 def ldm_paths(path: str, resnets: int) -> list[str]:

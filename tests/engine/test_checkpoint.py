@@ -1,6 +1,8 @@
 """Files in the original layout: loaded whole or refused with the reason, never half."""
 
 import hashlib
+import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def test_loaded_file_computes_what_its_modules_computed(file: Path) -> None:
         (denoised,) = checkpoint.denoiser(
             x=[x], sigma=[2.0], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
         )
-        results.append((cond, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
+        results.append((cond.context, denoised, torch.tensor(checkpoint.decoder([denoised])[0])))
     for a, b, tolerance in zip(*results, (1e-6, 1e-5, 1), strict=True):
         assert torch.allclose(a.float(), b.float(), rtol=0, atol=tolerance)
 
@@ -53,8 +55,8 @@ def test_low_precision_stays_near_float32(file: Path, dtype: str) -> None:
     exact, rough = load_checkpoint(file, device="cpu"), load_checkpoint(file, device="cpu", dtype=dtype)
     (cond,) = exact.conditioner([parse_emphasis("a cat")], 1)
     (cond_rough,) = rough.conditioner([parse_emphasis("a cat")], 1)
-    assert cond_rough.dtype is {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    assert torch.allclose(cond, cond_rough.float(), atol=0.1)
+    assert cond_rough.context.dtype is {"bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    assert torch.allclose(cond.context, cond_rough.context.float(), atol=0.1)
     x = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))
     a, b = (
         c.denoiser(x=[x], sigma=[2.0], conds=[[(e, 1.0)]], uncond=[None], guidance_scale=[1.0])[0]
@@ -76,7 +78,7 @@ def test_file_without_the_text_model_level_loads(file: Path, tmp_path: Path) -> 
         ("model.diffusion_model.", "no UNet"),
         ("first_stage_model.", "no VAE"),
         ("cond_stage_model.transformer.text_model.encoder.layers.2", "text encoder does not fit"),
-        ("cond_stage_model.", "not a Stable Diffusion 1.x"),
+        ("cond_stage_model.", "not a checkpoint of Stable Diffusion 1.x"),
     ],
 )
 def test_file_with_missing_parts_is_refused(file: Path, tmp_path: Path, drop: str, reason: str) -> None:
@@ -86,12 +88,12 @@ def test_file_with_missing_parts_is_refused(file: Path, tmp_path: Path, drop: st
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_inpainting_unet_is_refused_by_name(file: Path, tmp_path: Path) -> None:
+def test_unet_of_another_kind_is_refused_by_its_channels(file: Path, tmp_path: Path) -> None:
     weights = load_file(file)
     name = "model.diffusion_model.input_blocks.0.0.weight"
-    weights[name] = torch.zeros(32, 9, 3, 3)
+    weights[name] = torch.zeros(32, 8, 3, 3)
     save_file(weights, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match="9 input channels"):
+    with pytest.raises(CheckpointError, match="4 input channels"):
         load_checkpoint(tmp_path / "x.safetensors", device="cpu")
 
 
@@ -106,6 +108,67 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=reason) as caught:
             load_checkpoint(tmp_path / name, device="cpu")
         assert str(tmp_path) not in str(caught.value)
+
+
+def with_header(path: Path, entries: object, size: int = 0) -> Path:
+    text = json.dumps(entries).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    return path
+
+
+def entry(dtype: str, shape: object, begin: object, end: object) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "size", "reason"),
+    [
+        ({"a": entry("F32", [2], 0, 8)}, 4, "do not fill its 4 bytes"),
+        ({"a": entry("F32", [2], 0, 8)}, 12, "do not fill its 12 bytes"),
+        ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, 12, "do not fill"),
+        ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [1], 12, 16)}, 16, "do not fill"),
+        ({"a": entry("F32", [3], 0, 8)}, 8, "a has not as many bytes as its shape says"),
+        ({"a": entry("F32", [-2, -1], 0, 8)}, 8, "cannot be read"),
+        ({"a": entry("F32", [2], -8, 0)}, 8, "cannot be read"),
+        ({"a": entry("F12", [2], 0, 8)}, 8, "unknown type 'F12'"),
+        ({"a": {"dtype": "F32"}}, 0, "cannot be read"),
+        ([1], 0, "cannot be read"),
+    ],
+)
+def test_header_that_does_not_add_up_is_refused_before_a_tensor_is_read(
+    tmp_path: Path, entries: object, size: int, reason: str
+) -> None:
+    path = with_header(tmp_path / "x.safetensors", entries, size)
+    with pytest.raises(CheckpointError, match=reason):
+        load_checkpoint(path, device="cpu")
+
+
+def test_header_longer_than_allowed_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 2**24 + 1) + b"{}")
+    with pytest.raises(CheckpointError, match="16777216 are allowed"):
+        load_checkpoint(path, device="cpu")
+
+
+def test_a_pickle_is_not_opened_under_any_name(tmp_path: Path) -> None:
+    for name in ("x.safetensors", "x.ckpt", "x.pt", "x"):
+        torch.save({"a": torch.zeros(1)}, tmp_path / name)
+        with pytest.raises(CheckpointError):
+            load_checkpoint(tmp_path / name, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "name"),
+    [
+        ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3"),
+        ("double_blocks.0.img_attn.proj.weight", "Flux"),
+        ("conditioner.embedders.0.model.ln_final.bias", "SDXL refiner"),
+    ],
+)
+def test_families_without_a_module_are_refused_by_name(tmp_path: Path, tensor: str, name: str) -> None:
+    path = with_header(tmp_path / "x.safetensors", {tensor: entry("F32", [1], 0, 4)}, 4)
+    with pytest.raises(CheckpointError, match=name):
+        load_checkpoint(path, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

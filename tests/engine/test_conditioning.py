@@ -49,9 +49,9 @@ def test_chunk_breaks_behind_a_near_comma(before: int, after: int, expected: lis
 
 def test_chunks_are_padded_with_the_end_token(checkpoint: LoadedCheckpoint) -> None:
     encoder = RecordingEncoder()
-    conditioner = Conditioner(encoder, TOKENIZER, torch.device("cpu"))
+    conditioner = Conditioner([encoder], TOKENIZER, torch.device("cpu"))
     (conditioning,) = conditioner([parse_emphasis("a " * 76)], 1)
-    assert conditioning.shape == (2 * 77, 3)
+    assert conditioning.context.shape == (2 * 77, 3)
     (tokens,) = encoder.calls
     assert tokens.shape == (2, 77)
     assert tokens[:, 0].tolist() == [49406, 49406]
@@ -61,19 +61,23 @@ def test_chunks_are_padded_with_the_end_token(checkpoint: LoadedCheckpoint) -> N
 class RecordingEncoder:
     """hidden = (token id mod 7) + 1 in every channel."""
 
-    num_layers = 3
+    width = 3
 
     def __init__(self) -> None:
         self.calls: list[torch.Tensor] = []
 
-    def hidden_states(self, tokens: torch.Tensor, skip: int, vectors: Sequence[Vector]) -> torch.Tensor:
+    def encode(
+        self, tokens: torch.Tensor, clip_skip: int, vectors: Sequence[Vector]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         self.calls.append(tokens)
-        return (tokens % 7 + 1).float()[:, :, None].expand(-1, -1, 3) * skip
+        return (tokens % 7 + 1).float()[:, :, None].expand(-1, -1, 3) * clip_skip, None
 
 
 def test_emphasis_multiplies_its_tokens_and_keeps_the_mean() -> None:
-    conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
-    plain, weighted = conditioner([parse_emphasis("a cat"), parse_emphasis("a (cat:1.5)")], 1)
+    conditioner = Conditioner([RecordingEncoder()], TOKENIZER, torch.device("cpu"))
+    plain, weighted = (
+        cond.context for cond in conditioner([parse_emphasis("a cat"), parse_emphasis("a (cat:1.5)")], 1)
+    )
     assert weighted.mean().item() == pytest.approx(plain.mean().item(), rel=1e-5)
     ratio = weighted / plain
     assert ratio[2, 0].item() / ratio[1, 0].item() == pytest.approx(1.5, rel=1e-5)
@@ -83,15 +87,15 @@ def test_emphasis_multiplies_its_tokens_and_keeps_the_mean() -> None:
 def test_each_prompt_keeps_its_own_mean() -> None:
     """Encoded together or alone: the neighbour's weights do not leak."""
     prompts = [parse_emphasis("(a:3)"), parse_emphasis("b"), parse_emphasis("(c:0.2) d")]
-    together = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))(prompts, 1)
+    together = Conditioner([RecordingEncoder()], TOKENIZER, torch.device("cpu"))(prompts, 1)
     for prompt, expected in zip(prompts, together, strict=True):
-        alone = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
-        assert torch.equal(alone([prompt], 1)[0], expected)
+        alone = Conditioner([RecordingEncoder()], TOKENIZER, torch.device("cpu"))
+        assert torch.equal(alone([prompt], 1)[0].context, expected.context)
 
 
 def test_repeated_prompts_are_encoded_once_and_cached_per_clip_skip() -> None:
     encoder = RecordingEncoder()
-    conditioner = Conditioner(encoder, TOKENIZER, torch.device("cpu"), cache_size=2)
+    conditioner = Conditioner([encoder], TOKENIZER, torch.device("cpu"), cache_size=2)
     conditioner([parse_emphasis("a"), parse_emphasis("a"), parse_emphasis("b")], 1)
     assert [len(call) for call in encoder.calls] == [2]
     conditioner([parse_emphasis("b")], 1)
@@ -104,24 +108,24 @@ def test_repeated_prompts_are_encoded_once_and_cached_per_clip_skip() -> None:
 
 def test_clip_skip_takes_an_earlier_layer(checkpoint: LoadedCheckpoint) -> None:
     last, earlier, deepest, beyond = (
-        checkpoint.conditioner([parse_emphasis("a cat")], n)[0] for n in (1, 2, 3, 12)
+        checkpoint.conditioner([parse_emphasis("a cat")], n)[0].context for n in (1, 2, 3, 12)
     )
     assert not torch.allclose(last, earlier)
     assert torch.equal(deepest, beyond)
 
 
 def test_without_keeping_the_mean_emphasis_only_multiplies() -> None:
-    conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
-    (plain,) = conditioner([parse_emphasis("a cat")], 1)
-    (weighted,) = conditioner([parse_emphasis("a (cat:1.5)")], 1, keep_mean=False)
+    conditioner = Conditioner([RecordingEncoder()], TOKENIZER, torch.device("cpu"))
+    plain = conditioner([parse_emphasis("a cat")], 1)[0].context
+    weighted = conditioner([parse_emphasis("a (cat:1.5)")], 1, keep_mean=False)[0].context
     assert torch.equal(weighted[2], plain[2] * 1.5)
     assert torch.equal(weighted[[0, 1, *range(3, 77)]], plain[[0, 1, *range(3, 77)]])
-    (kept,) = conditioner([parse_emphasis("a (cat:1.5)")], 1)
+    kept = conditioner([parse_emphasis("a (cat:1.5)")], 1)[0].context
     assert not torch.allclose(kept, weighted)
 
 
 def test_prompts_of_too_many_chunks_are_refused_by_field() -> None:
-    conditioner = Conditioner(RecordingEncoder(), TOKENIZER, torch.device("cpu"))
+    conditioner = Conditioner([RecordingEncoder()], TOKENIZER, torch.device("cpu"))
     longest = parse_emphasis("a " * 75 * 16)
     conditioner.check([parse_emphasis("a"), longest], "prompt")
     with pytest.raises(InvalidJob, match=r"^hr_prompt: 17 chunks of 75 tokens; allowed are up to 16$"):

@@ -3,6 +3,7 @@
 import torch
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.conditioning import Cond
 from engine.denoiser import Denoiser
 from engine.schedules import scaled_linear
 
@@ -11,15 +12,15 @@ def latent(seed: int) -> torch.Tensor:
     return torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def context(seed: int, chunks: int = 1) -> torch.Tensor:
-    return torch.randn(77 * chunks, 32, generator=torch.Generator().manual_seed(seed))
+def context(seed: int, chunks: int = 1) -> Cond:
+    return Cond(torch.randn(77 * chunks, 32, generator=torch.Generator().manual_seed(seed)))
 
 
 @torch.inference_mode()
 def test_guidance_extrapolates_from_uncond_to_cond(checkpoint: LoadedCheckpoint) -> None:
     x, cond, uncond = latent(1), context(2), context(3)
 
-    def unguided(c: torch.Tensor) -> torch.Tensor:
+    def unguided(c: Cond) -> torch.Tensor:
         return checkpoint.denoiser(
             x=[x], sigma=[3.0], conds=[[(c, 1.0)]], uncond=[None], guidance_scale=[1.0]
         )[0]
@@ -69,7 +70,7 @@ def test_unet_sees_scaled_latents_and_fractional_timesteps() -> None:
 def test_joined_conds_add_what_each_changes(checkpoint: LoadedCheckpoint) -> None:
     x, a, b, uncond = latent(1), context(2), context(3, 2), context(4)
 
-    def estimate(*conds: tuple[torch.Tensor, float], uncond: torch.Tensor | None = None) -> torch.Tensor:
+    def estimate(*conds: tuple[Cond, float], uncond: Cond | None = None) -> torch.Tensor:
         scale = 1.0 if uncond is None else 5.0
         return checkpoint.denoiser(
             x=[x], sigma=[3.0], conds=[conds], uncond=[uncond], guidance_scale=[scale]

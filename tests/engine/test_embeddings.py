@@ -128,18 +128,20 @@ def test_an_embedding_is_never_split_over_two_chunks() -> None:
 
 
 class RecordingEncoder:
-    num_layers = 1
+    width = 32
 
-    def hidden_states(self, tokens: Tensor, skip: int, vectors: Sequence[Vector]) -> Tensor:
+    def encode(
+        self, tokens: Tensor, clip_skip: int, vectors: Sequence[Vector]
+    ) -> tuple[Tensor, Tensor | None]:
         self.tokens, self.vectors = tokens, vectors
-        return tokens.float()[:, :, None].expand(-1, -1, 2)
+        return tokens.float()[:, :, None].expand(-1, -1, 2), None
 
 
 def test_vectors_stand_behind_the_token_that_begins_a_chunk() -> None:
     encoder = RecordingEncoder()
     learnt = vectors(2)
     library = Library({"thing": learnt}, {})
-    Conditioner(encoder, TOKENIZER, torch.device("cpu"), embeddings=library)(
+    Conditioner([encoder], TOKENIZER, torch.device("cpu"), embeddings=library)(
         [parse_emphasis("a thing BREAK thing")], 1
     )
     assert [(row, position) for row, position, _ in encoder.vectors] == [(0, 2), (0, 3), (1, 1), (1, 2)]
@@ -160,9 +162,9 @@ def test_vectors_take_the_place_of_the_tokens_own(checkpoint: LoadedCheckpoint) 
             dtype=torch.float32,
             embeddings=Library({"thing": learnt}, {}),
         )
-        return made.conditioner([parse_emphasis(text)], 1)[0]
+        return made.conditioner([parse_emphasis(text)], 1)[0].context
 
-    (plain,) = checkpoint.conditioner([parse_emphasis("a red circle, b")], 1)
+    plain = checkpoint.conditioner([parse_emphasis("a red circle, b")], 1)[0].context
     assert torch.equal(encoded("a thing, b", own), plain)
     assert torch.equal(encoded("a red circle, b", vectors(2)), plain)
     assert not torch.allclose(encoded("a thing, b", vectors(2)), plain)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint
+from engine.conditioning import Cond
 from engine.lora.job import JobLoras
 from engine.ops import Encode, Evaluate
 from engine.programs import txt2img
@@ -22,10 +22,10 @@ def asked(checkpoint: LoadedCheckpoint, **changes: Any) -> tuple[Encode, Asked]:
     program = txt2img(make_job(**changes), checkpoint, JobLoras())
     encode = next(program)
     assert isinstance(encode, Encode)
-    conditionings = [torch.full((77, 32), float(i)) for i in range(len(encode.prompts))]
+    conditionings = [Cond(torch.full((77, 32), float(i))) for i in range(len(encode.prompts))]
 
-    def text(conditioning: Tensor) -> str:
-        return "".join(run or "" for run, _ in encode.prompts[int(conditioning[0, 0])])
+    def text(conditioning: Cond) -> str:
+        return "".join(run or "" for run, _ in encode.prompts[int(conditioning.context[0, 0])])
 
     seen: Asked = []
     operation = program.send(conditionings)

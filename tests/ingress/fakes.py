@@ -1,6 +1,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -29,6 +30,7 @@ class FakeBackend:
         self.lora_files: list[LoraFile] = []
         self.embedding_files: list[EmbeddingFile] = []
         self.refreshed = 0
+        self.inpainting = False
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
@@ -37,7 +39,7 @@ class FakeBackend:
         self.jobs.append(job)
         if self.fail:
             raise self.fail
-        return result(job)
+        return replace(result(job), inpainting=self.inpainting)
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files

@@ -49,6 +49,12 @@ def test_the_documented_request_gets_the_documented_answer(make_client: Callable
     assert len(ours["job_timestamp"]) == 14
 
 
+def test_info_says_whether_the_checkpoint_is_for_inpainting(draw: Draw, backend: FakeBackend) -> None:
+    assert info(draw())["is_using_inpainting_conditioning"] is False
+    backend.inpainting = True
+    assert info(draw())["is_using_inpainting_conditioning"] is True
+
+
 def test_floats_are_floats_and_defaults_are_as_upstream_wrote_them(draw: Draw) -> None:
     text = draw(cfg_scale=7).text
     assert '"cfg_scale":7.0' in text

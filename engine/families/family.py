@@ -1,0 +1,165 @@
+"""What a family of checkpoints is: plain data, and how its files become modules."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+)
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+from engine.protocol import CheckpointError
+from engine.schedules import ALIGN_YOUR_STEPS_SD1
+
+Weights = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+Modules = tuple[nn.Module, ...]
+"""UNet, VAE, then the text encoders in the family's order."""
+
+ARCHITECTURE_KEY = "atelier.architecture"
+"""Header entry of a file whose sizes are not its family's: JSON of what differs, by part."""
+FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+
+VAE: Mapping[str, Any] = MappingProxyType(
+    {
+        "sample_size": 512,
+        "block_out_channels": (128, 256, 512, 512),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    }
+)
+CLIP_L: Mapping[str, Any] = MappingProxyType(
+    {
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """One text encoder of a family: where it is in a file, and what of it conditions the UNet.
+
+    `weights` takes the file's tensors and the number of layers, and answers with the encoder's own names.
+    `pad` fills a chunk behind its first end token; None: the end token again. `layer` is counted from the
+    last, which is 1; None: the job's clip skip. `norm`: the final layer norm is applied to it. `pooled`: the
+    projected state at the end token is conditioning too.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    weights: Callable[[Weights, int], dict[str, Tensor]]
+    pad: int | None = None
+    layer: int | None = None
+    norm: bool = True
+    pooled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Checkpoints of one architecture. `marks` are tensors of which a file of it has all of one set.
+
+    `prediction` is "epsilon" or "v" where the file says nothing; None: it has to be found out by evaluating.
+    `zero_empty_negative`: an empty negative prompt is conditioning of zeros.
+    """
+
+    name: str
+    marks: Sequence[frozenset[str]]
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    texts: Sequence[TextPart]
+    prediction: str | None = "epsilon"
+    align_your_steps: Sequence[float] = ALIGN_YOUR_STEPS_SD1
+    zero_empty_negative: bool = False
+
+    def recognises(self, shapes: Shapes) -> bool:
+        """Whether a file with these tensors is of this family, told from its header alone."""
+        return any(marks <= shapes.keys() for marks in self.marks)
+
+    def build(self, weights: Weights, metadata: Mapping[str, str]) -> Modules:
+        """Modules with these weights, sharing their storage. Raises CheckpointError where they do not fit."""
+        sizes = _sizes(metadata)
+        channels = {"in_channels": weights[FIRST_LAYER].shape[1]}
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**{**self.unet, **sizes.get("unet", {}), **channels})
+            vae = AutoencoderKL(**{**self.vae, **sizes.get("vae", {})})
+        _fill(unet, _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"), "UNet")
+        _fill(vae, _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"), "VAE")
+        return unet, vae, *(_text_encoder(part, weights, sizes) for part in self.texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a file is: its family, and what the files of that differ in.
+
+    `prediction` None has to be found out by evaluating. `inpainting`: the UNet has nine channels of input.
+    """
+
+    family: Family
+    prediction: str | None = "epsilon"
+    zero_terminal_snr: bool = False
+    inpainting: bool = False
+
+
+def _sizes(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    try:
+        sizes = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
+    except ValueError:
+        sizes = None
+    if not (isinstance(sizes, dict) and all(isinstance(part, dict) for part in sizes.values())):
+        raise CheckpointError(f"the header's {ARCHITECTURE_KEY} is no JSON object of objects")
+    return sizes
+
+
+def _converted(
+    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, module: Any, part: str
+) -> dict[str, Tensor]:
+    try:
+        return convert(dict(weights), module.config)
+    except KeyError as error:
+        raise CheckpointError(f"the {part} does not fit the architecture: it has no {error}") from error
+
+
+def _text_encoder(part: TextPart, weights: Weights, sizes: Mapping[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        module = text_module(part, sizes.get(part.name, {}))
+    _fill(module, part.weights(weights, module.config.num_hidden_layers), part.name.replace("_", " "))
+    embeddings = getattr(module, "text_model", module).embeddings
+    positions = torch.arange(module.config.max_position_embeddings)[None]
+    embeddings.register_buffer("position_ids", positions, persistent=False)
+    filled: nn.Module = module
+    return filled
+
+
+def text_module(part: TextPart, sizes: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """A text encoder with random weights; `sizes` are what differs from the family's."""
+    config = CLIPTextConfig(**{**part.config, **sizes})
+    return (CLIPTextModelWithProjection if part.pooled else CLIPTextModel)(config)
+
+
+def _fill(module: nn.Module, weights: Weights, part: str) -> None:
+    """Strict: a tensor too few, too many or of another shape is an error, never a random weight."""
+    try:
+        module.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2].strip()[:300]
+        raise CheckpointError(f"the {part} does not fit the architecture: {reason}") from error
