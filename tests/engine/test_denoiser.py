@@ -97,7 +97,7 @@ def test_row_does_not_depend_on_how_many_conds_a_neighbour_has(checkpoint: Loade
         uncond=[context(10), uncond, None],
         guidance_scale=[4.0, 7.0, 1.0],
     )[1]
-    assert torch.allclose(alone, mixed, atol=1e-5)
+    assert (alone - mixed).abs().max() <= 1e-5 * alone.abs().max()  # guidance 7 enlarges rounding 13 times
 
 
 @torch.inference_mode()
