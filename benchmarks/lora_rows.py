@@ -23,6 +23,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from benchmarks.serving import RESULTS, machine
 from engine.checkpoint import DTYPES
+from engine.conditioning import Cond
 from engine.denoiser import Denoiser
 from engine.families import sd1
 from engine.families.family import CLIP_L
@@ -113,7 +114,8 @@ def main() -> None:
     denoiser = Denoiser(unet, scaled_linear())
     side = args.size // 8
     x = list(torch.randn(args.rows, 4, side, side, device=device))
-    conds = [[(cond, 1.0)] for cond in torch.randn(args.rows, 77, 768, device=device, dtype=dtype)]
+    contexts = torch.randn(args.rows, 77, 768, device=device, dtype=dtype)
+    conds = [[(Cond(context), 1.0)] for context in contexts]
 
     def call(rows: list[list[Weighted]]) -> Callable[[], object]:
         return lambda: denoiser(
