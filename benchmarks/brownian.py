@@ -24,18 +24,19 @@ from engine.schedules import karras, scaled_linear
 CPU = torch.device("cpu")
 
 StepNoise = Callable[[float, float], torch.Tensor]
+Shape = tuple[int, int, int]
 
 
-def engines(source: str, shape: tuple[int, ...], low: float, high: float) -> StepNoise:
-    return Noise(1, torch.Size(shape), CPU, source=source).brownian(low, high)
+def engines(source: str, shape: Shape, low: float, high: float) -> StepNoise:
+    return Noise(1, shape, CPU, source=source).brownian(low, high)
 
 
-def torchsdes(shape: tuple[int, ...], low: float, high: float) -> StepNoise:
+def torchsdes(shape: Shape, low: float, high: float) -> StepNoise:
     tree = torchsde.BrownianTree(torch.tensor(low), torch.zeros(shape), torch.tensor(high), entropy=1)
     return lambda sigma, sigma_next: -tree(sigma_next, sigma) / math.sqrt(sigma - sigma_next)
 
 
-def rounds(shape: tuple[int, ...], sigmas: Sequence[float], count: int) -> dict[str, list[float]]:
+def rounds(shape: Shape, sigmas: Sequence[float], count: int) -> dict[str, list[float]]:
     """Seconds of each step, by whose noise it is."""
     low, high = sigmas[-1], sigmas[0]
     makers: dict[str, Callable[[], StepNoise]] = {
