@@ -163,6 +163,8 @@ class Pass:
         evaluating = self.sampler.run(x, self.sigmas, step_noise, _settings(self.job))
         if inside is not None:
             evaluating = inside(evaluating)
+        remaining = self.evaluations
+        scale = _guidance_scale(self.job, self.sampler)
         done = 0
         try:
             x, sigma = next(evaluating)
@@ -172,9 +174,9 @@ class Pass:
                     sigma=sigma,
                     conds=conditioning.conds(done),
                     uncond=conditioning.uncond(done),
-                    guidance_scale=_guidance_scale(self.job, self.sampler),
+                    guidance_scale=scale,
                     both=self.sampler.needs_uncond,
-                    remaining=max(self.evaluations - done, 1) + self.after,
+                    remaining=max(remaining - done, 1) + self.after,
                     loras=self.loras.unet,
                 )
                 done += 1
