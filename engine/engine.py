@@ -14,9 +14,8 @@ import torch
 
 from engine.batcher import Batcher, Waiting
 from engine.checkpoint import LoadedCheckpoint
-from engine.images import Canvas
-from engine.lora.job import JobLoras, job_loras
 from engine.ops import Operation, Picture
+from engine.prepared import Prepared
 from engine.programs import Program, draw
 from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
 
@@ -58,7 +57,7 @@ class Engine:
         *,
         max_rows: int = 16,
         on_step: Callable[[StepStats], None] = lambda stats: None,
-        program: Callable[[Job, LoadedCheckpoint, Canvas | None, JobLoras], Program] = draw,
+        program: Callable[[Job, Prepared], Program] = draw,
     ) -> None:
         self.checkpoint = checkpoint
         self._on_step = on_step
@@ -75,15 +74,15 @@ class Engine:
         """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
         return sum(row.started is not None for row in list(self._rows.values()))
 
-    def add(self, job: Job, canvas: Canvas | None = None, loras: JobLoras | None = None) -> int:
-        """Admit a job and return its row; it joins the next step. `canvas` is `Canvas.of(job)`.
+    def add(self, job: Job, prepared: Prepared | None = None) -> int:
+        """Admit a job and return its row; it joins the next step.
 
-        `loras` are its `job_loras`; looked up here unless given, which stops all rows while one is loaded.
+        What it needs is prepared here unless given, which stops all rows while something is loaded.
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
-        loras = job_loras(job, self.checkpoint.loras) if loras is None else loras
-        program = self._program(job, self.checkpoint, canvas, loras)
+        prepared = prepared or Prepared.of(job, self.checkpoint)
+        program = self._program(job, prepared)
         try:
             operation = next(program)
         except Exception as error:
@@ -172,7 +171,7 @@ class Engine:
         key may batch from now on. A broken device is not a row's fault and ends the step.
         """
         try:
-            return type(batch[0]).run(self.checkpoint, batch)
+            return type(batch[0]).run(batch)
         except Exception as error:
             failure = _own_failure(error, f"{batch[0].name} operation")
             if len(batch) == 1:

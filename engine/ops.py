@@ -1,7 +1,7 @@
 """What a row may ask for: operations, what they must agree on to share a call, and that call.
 
-Rows yield instances; the engine batches instances of equal `key` and hands them to `run`, which answers
-one result each, in order.
+Rows yield instances, each with the part of a checkpoint that it runs on; the engine batches instances of
+equal `key` and hands them to `run`, which answers one result each, in order.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,10 +10,12 @@ from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from engine.checkpoint import LoadedCheckpoint
-from engine.conditioning import Cond
+from engine.codec import Decoder, Encoder
+from engine.conditioning import Cond, Conditioner
+from engine.denoiser import Denoiser
 from engine.lora.layers import Weighted
 from engine.prompts import Prompt
 from engine.upscalers import upscale
@@ -33,7 +35,7 @@ class Operation(Protocol):
     @property
     def remaining(self) -> int: ...
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[object]: ...
+    def run(cls, batch: Sequence[Self]) -> Sequence[object]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -46,6 +48,7 @@ class Encode:
     name: ClassVar[str] = "encode"
     max_rows: ClassVar[int | None] = 64
 
+    conditioner: Conditioner
     prompts: Sequence[Prompt]
     clip_skip: int
     keep_mean: bool
@@ -54,18 +57,18 @@ class Encode:
 
     @property
     def key(self) -> Hashable:
-        return self.name, self.clip_skip, self.keep_mean
+        return self.name, id(self.conditioner), self.clip_skip, self.keep_mean
 
     @property
     def width(self) -> int:
         return len(self.prompts)
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[list[Cond]]:
+    def run(cls, batch: Sequence[Self]) -> Sequence[list[Cond]]:
         prompts = [prompt for op in batch for prompt in op.prompts]
         loras = [op.loras for op in batch for _ in op.prompts]
         first = batch[0]
-        encoded = iter(checkpoint.conditioner(prompts, first.clip_skip, loras, keep_mean=first.keep_mean))
+        encoded = iter(first.conditioner(prompts, first.clip_skip, loras, keep_mean=first.keep_mean))
         return [[next(encoded) for _ in op.prompts] for op in batch]
 
 
@@ -77,16 +80,17 @@ class EncodeImage:
     max_rows: ClassVar[int | None] = 4
     width: ClassVar[int] = 1
 
+    encoder: Encoder
     pixels: Picture | npt.NDArray[np.float32]
     remaining: int
 
     @property
     def key(self) -> Hashable:
-        return self.name, self.pixels.shape
+        return self.name, id(self.encoder), self.pixels.shape
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Tensor]:
-        return checkpoint.encoder([op.pixels for op in batch])
+    def run(cls, batch: Sequence[Self]) -> Sequence[Tensor]:
+        return batch[0].encoder([op.pixels for op in batch])
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -100,6 +104,7 @@ class Upscale:
     pixels: Picture
     size: tuple[int, int]
     upscaler: str
+    device: torch.device
     remaining: int
 
     @property
@@ -107,9 +112,9 @@ class Upscale:
         return self.name, self.pixels.shape, self.size, self.upscaler
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Picture]:
+    def run(cls, batch: Sequence[Self]) -> Sequence[Picture]:
         first = batch[0]
-        return upscale([op.pixels for op in batch], first.size, first.upscaler, checkpoint.device)
+        return upscale([op.pixels for op in batch], first.size, first.upscaler, first.device)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -124,6 +129,7 @@ class Evaluate:
     name: ClassVar[str] = "evaluate"
     max_rows: ClassVar[int | None] = None
 
+    denoiser: Denoiser
     x: Tensor
     sigma: float
     conds: Sequence[tuple[Cond, float]]
@@ -135,16 +141,16 @@ class Evaluate:
 
     @property
     def key(self) -> Hashable:
-        """The latent's shape; settings and prompts, whatever their length, never belong to it."""
-        return self.name, tuple(self.x.shape)
+        """Model and latent's shape; settings and prompts, whatever their length, never belong to it."""
+        return self.name, id(self.denoiser), tuple(self.x.shape)
 
     @property
     def width(self) -> int:
         return len(self.conds) + (self.uncond is not None)
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[Tensor]:
-        return checkpoint.denoiser(
+    def run(cls, batch: Sequence[Self]) -> Sequence[Tensor]:
+        return batch[0].denoiser(
             x=[op.x for op in batch],
             sigma=[op.sigma for op in batch],
             conds=[op.conds for op in batch],
@@ -164,12 +170,13 @@ class Decode:
     remaining: ClassVar[int] = 0
     width: ClassVar[int] = 1
 
+    decoder: Decoder
     x: Tensor
 
     @property
     def key(self) -> Hashable:
-        return self.name, tuple(self.x.shape)
+        return self.name, id(self.decoder), tuple(self.x.shape)
 
     @classmethod
-    def run(cls, checkpoint: LoadedCheckpoint, batch: Sequence[Self]) -> Sequence[object]:
-        return checkpoint.decoder([op.x for op in batch])
+    def run(cls, batch: Sequence[Self]) -> Sequence[object]:
+        return batch[0].decoder([op.x for op in batch])

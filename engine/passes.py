@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.checkpoint import LoadedCheckpoint
 from engine.conditioning import Cond
-from engine.families.family import Kind
 from engine.images import Canvas, latent_pixels
-from engine.lora.job import JobLoras
 from engine.noise import Noise
 from engine.ops import Encode, EncodeImage, Evaluate, Operation
+from engine.prepared import Model
 from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
 from engine.protocol import NOISE_SOURCES, InvalidJob, Job
 from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
@@ -65,16 +63,14 @@ class Pass:
     sigmas: Sequence[float]
     positive: Plan
     negative: Plan | None
-    loras: JobLoras
-    kind: Kind
+    model: Model
     after: int = 0
 
     @classmethod
     def of(
         cls,
         job: Job,
-        checkpoint: LoadedCheckpoint,
-        loras: JobLoras,
+        model: Model,
         *,
         strength: float | None = None,
         exact_steps: bool = False,
@@ -86,8 +82,8 @@ class Pass:
         Raises InvalidJob where the job asks for the impossible.
         """
         sampler = _sampler(job)
-        schedule, sigmas = _levels(job, sampler, checkpoint, strength, exact_steps)
-        positive, negative = _prompts(job, sampler, checkpoint, before)
+        schedule, sigmas = _levels(job, sampler, model, strength, exact_steps)
+        positive, negative = _prompts(job, sampler, model, before)
         return cls(
             job=job,
             sampler=sampler,
@@ -95,8 +91,7 @@ class Pass:
             sigmas=sigmas,
             positive=positive,
             negative=negative,
-            loras=loras,
-            kind=checkpoint.kind,
+            model=model,
             after=after,
         )
 
@@ -110,9 +105,9 @@ class Pass:
         """Evaluations of this pass and of those after it."""
         return self.evaluations + self.after
 
-    def noise(self, checkpoint: LoadedCheckpoint) -> Noise:
+    def noise(self) -> Noise:
         shape = (4, self.job.height // 8, self.job.width // 8)
-        return Noise.of(self.job, shape, checkpoint.device)
+        return Noise.of(self.job, shape, self.model.checkpoint.device)
 
     def encode(self, canvas: Canvas | None = None) -> Generator[Operation, Any, Conditioning]:
         """Every text that the prompts are at some step, in one operation.
@@ -122,20 +117,22 @@ class Pass:
         """
         negative = self.negative.prompts if self.negative else ()
         prompts = list(dict.fromkeys([*self.positive.prompts, *negative]))
+        checkpoint = self.model.checkpoint
         encoded = yield Encode(
+            conditioner=checkpoint.conditioner,
             prompts=prompts,
             clip_skip=self.job.clip_skip,
             keep_mean=self.job.emphasis != "No norm",
             remaining=self.remaining,
-            loras=self.loras.text_encoder,
+            loras=self.model.loras.text_encoder,
         )
         by_text = dict(zip(prompts, encoded, strict=True))
-        beside = (yield from self._beside(canvas)) if self.kind.inpainting else None
+        beside = (yield from self._beside(canvas)) if checkpoint.kind.inpainting else None
         return Conditioning(
             encoded=by_text,
             positive=self.positive,
             negative=self.negative,
-            zero_uncond=self.kind.family.zero_empty_negative and not self.job.negative_prompt.strip(),
+            zero_uncond=checkpoint.kind.family.zero_empty_negative and not self.job.negative_prompt.strip(),
             beside=beside,
         )
 
@@ -147,7 +144,9 @@ class Pass:
             mask, pixels = canvas.mask, canvas.pixels
         grey = np.full((*mask.shape, 3), MID_GREY, np.float32)
         masked = grey if pixels is None else np.where(mask[:, :, None], grey, pixels)
-        latent: Tensor = yield EncodeImage(pixels=masked, remaining=self.remaining)
+        latent: Tensor = yield EncodeImage(
+            encoder=self.model.checkpoint.encoder, pixels=masked, remaining=self.remaining
+        )
         small = torch.from_numpy(mask[::8, ::8].astype(np.float32)).to(latent.device)
         return torch.cat([small[None], latent])
 
@@ -170,6 +169,7 @@ class Pass:
             x, sigma = next(evaluating)
             while True:
                 denoised = yield Evaluate(
+                    denoiser=self.model.checkpoint.denoiser,
                     x=x,
                     sigma=sigma,
                     conds=conditioning.conds(done),
@@ -177,7 +177,7 @@ class Pass:
                     guidance_scale=scale,
                     both=self.sampler.needs_uncond,
                     remaining=max(remaining - done, 1) + self.after,
-                    loras=self.loras.unet,
+                    loras=self.model.loras.unet,
                 )
                 done += 1
                 x, sigma = evaluating.send(denoised)
@@ -187,7 +187,7 @@ class Pass:
 
 
 def _levels(
-    job: Job, sampler: Sampler, checkpoint: LoadedCheckpoint, strength: float | None, exact_steps: bool
+    job: Job, sampler: Sampler, model: Model, strength: float | None, exact_steps: bool
 ) -> tuple[list[float], list[float]]:
     """All levels, and those that are walked: the last int(strength · steps) + 1 steps of them.
 
@@ -195,7 +195,7 @@ def _levels(
     """
 
     def schedule(steps: int) -> list[float]:
-        levels = checkpoint.denoiser.levels
+        levels = model.checkpoint.denoiser.levels
         return sampler.sigmas(job.schedule, levels, steps, discard=job.discard_next_to_last_sigma)
 
     levels = schedule(job.steps)
@@ -208,20 +208,18 @@ def _levels(
     return longer, longer[-(job.steps + 1) :]
 
 
-def _prompts(
-    job: Job, sampler: Sampler, checkpoint: LoadedCheckpoint, before: int
-) -> tuple[Plan, Plan | None]:
+def _prompts(job: Job, sampler: Sampler, model: Model, before: int) -> tuple[Plan, Plan | None]:
     """No negative one where uncond cancels out: in uncond + Σ scale · weight · (cond − uncond)."""
     per_step = 2 if sampler.second_order else 1
     timeline = Timeline(steps=per_step * job.steps, before=per_step * before, old=job.old_scheduling)
     names = ("hr_prompt", "hr_negative_prompt") if before else ("prompt", "negative_prompt")
     positive = parse(job.prompt, timeline, emphasis=job.emphasis, field=names[0])
-    checkpoint.conditioner.check(positive.prompts, names[0])
+    model.checkpoint.conditioner.check(positive.prompts, names[0])
     scale = _guidance_scale(job, sampler) * sum(part.weight for part in positive.parts)
     if scale == 1.0 and not sampler.needs_uncond:
         return positive, None
     negative = parse_negative(job.negative_prompt, timeline, emphasis=job.emphasis, field=names[1])
-    checkpoint.conditioner.check(negative.prompts, names[1])
+    model.checkpoint.conditioner.check(negative.prompts, names[1])
     return positive, negative
 
 

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from engine.checkpoint import LoadedCheckpoint
-from engine.images import Canvas
-from engine.lora.job import JobLoras
 from engine.ops import Decode, EncodeImage, Operation, Picture, Upscale
 from engine.passes import Pass
+from engine.prepared import Prepared
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, InvalidJob, Job
 from engine.samplers import Evaluations
 from engine.upscalers import upscale_latent
@@ -20,33 +18,34 @@ from engine.upscalers import upscale_latent
 Program = Generator[Operation, Any, Picture]
 
 
-def draw(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
-    """The program of a job; `canvas` is its given picture, prepared, if it has one, `loras` what it names.
+def draw(job: Job, prepared: Prepared) -> Program:
+    """The program of a job.
 
     Raises InvalidJob at its first step, before any work, where the job asks for the impossible.
     """
-    if canvas is not None:
-        return img2img(job, checkpoint, canvas, loras)
-    return txt2img(job, checkpoint, loras) if job.hires is None else hires_fix(job, checkpoint, loras)
+    if job.init is not None:
+        return img2img(job, prepared)
+    return txt2img(job, prepared) if job.hires is None else hires_fix(job, prepared)
 
 
-def txt2img(job: Job, checkpoint: LoadedCheckpoint, loras: JobLoras) -> Program:
-    x = yield from _first_pass(Pass.of(job, checkpoint, loras), checkpoint)
-    picture: Picture = yield Decode(x=x)
+def txt2img(job: Job, prepared: Prepared) -> Program:
+    x = yield from _first_pass(Pass.of(job, prepared.first))
+    picture: Picture = yield Decode(decoder=prepared.first.checkpoint.decoder, x=x)
     return picture
 
 
-def _first_pass(only: Pass, checkpoint: LoadedCheckpoint) -> Generator[Operation, Any, Tensor]:
+def _first_pass(only: Pass) -> Generator[Operation, Any, Tensor]:
     """From noise alone."""
     conditioning = yield from only.encode()
-    noise = only.noise(checkpoint)
+    noise = only.noise()
     x = noise.initial * only.sampler.initial_scale(only.sigmas[0])
     return (yield from only.sample(x, noise, conditioning))
 
 
-def hires_fix(job: Job, checkpoint: LoadedCheckpoint, loras: JobLoras) -> Program:
+def hires_fix(job: Job, prepared: Prepared) -> Program:
     """A small picture first, enlarged, then the last sampling steps once more at the larger size."""
     assert job.hires is not None
+    assert prepared.second is not None
     hires = job.hires
     if hires.upscaler not in (*LATENT_UPSCALERS, *IMAGE_UPSCALERS):
         raise InvalidJob(
@@ -54,33 +53,41 @@ def hires_fix(job: Job, checkpoint: LoadedCheckpoint, loras: JobLoras) -> Progra
         )
     second = Pass.of(
         job.second_pass(),
-        checkpoint,
-        loras.second or loras,
+        prepared.second,
         strength=hires.denoising_strength,
         exact_steps=True,
         before=job.steps,
     )
     after = second.evaluations if hires.denoising_strength else 0
-    x = yield from _first_pass(Pass.of(job, checkpoint, loras, after=after), checkpoint)
-    x = yield from _enlarged(x, hires, after)
+    x = yield from _first_pass(Pass.of(job, prepared.first, after=after))
+    x = yield from _enlarged(x, hires, prepared, after)
     if hires.denoising_strength:
         conditioning = yield from second.encode()
-        noise = second.noise(checkpoint)
+        noise = second.noise()
         x = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditioning)
-    picture: Picture = yield Decode(x=x)
+    picture: Picture = yield Decode(decoder=prepared.second.checkpoint.decoder, x=x)
     return picture
 
 
-def _enlarged(x: Tensor, hires: Hires, remaining: int) -> Generator[Operation, Any, Tensor]:
+def _enlarged(
+    x: Tensor, hires: Hires, prepared: Prepared, remaining: int
+) -> Generator[Operation, Any, Tensor]:
     """The first pass' latent at the size of the second, by way of a picture where the upscaler needs one."""
     width, height = hires.upscaled_width // 8, hires.upscaled_height // 8
     if hires.upscaler in LATENT_UPSCALERS:
         x = upscale_latent(x, (width, height), hires.upscaler)
     else:
-        pixels = yield Decode(x=x)
-        size = (8 * width, 8 * height)
-        pixels = yield Upscale(pixels=pixels, size=size, upscaler=hires.upscaler, remaining=remaining)
-        x = yield EncodeImage(pixels=pixels, remaining=remaining)
+        assert prepared.second is not None
+        before, after = prepared.first.checkpoint, prepared.second.checkpoint
+        pixels = yield Decode(decoder=before.decoder, x=x)
+        pixels = yield Upscale(
+            pixels=pixels,
+            size=(8 * width, 8 * height),
+            upscaler=hires.upscaler,
+            device=before.device,
+            remaining=remaining,
+        )
+        x = yield EncodeImage(encoder=after.encoder, pixels=pixels, remaining=remaining)
     return _middle(x, hires.height // 8, hires.width // 8)
 
 
@@ -90,14 +97,15 @@ def _middle(x: Tensor, height: int, width: int) -> Tensor:
     return x[:, top : top + height, left : left + width]
 
 
-def img2img(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas, loras: JobLoras) -> Program:
+def img2img(job: Job, prepared: Prepared) -> Program:
     """The last sampling steps, from a given picture; where it has a mask, inside that alone."""
     assert job.init is not None
-    init = job.init
-    only = Pass.of(job, checkpoint, loras, strength=init.denoising_strength, exact_steps=init.exact_steps)
+    assert prepared.canvas is not None
+    init, canvas, checkpoint = job.init, prepared.canvas, prepared.first.checkpoint
+    only = Pass.of(job, prepared.first, strength=init.denoising_strength, exact_steps=init.exact_steps)
     conditioning = yield from only.encode(canvas)
-    noise = only.noise(checkpoint)
-    given = yield EncodeImage(pixels=canvas.pixels, remaining=only.remaining)
+    noise = only.noise()
+    given = yield EncodeImage(encoder=checkpoint.encoder, pixels=canvas.pixels, remaining=only.remaining)
     given = _of_size(given, noise.initial)
     inside = None
     if canvas.repaint is not None and init.mask is not None:
@@ -106,7 +114,7 @@ def img2img(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas, loras: JobLo
         inside = partial(_inside, repaint, given)
     x = given + noise.initial * (only.sigmas[0] * init.noise_multiplier)
     x = yield from only.sample(x, noise, conditioning, inside)
-    picture: Picture = yield Decode(x=x)
+    picture: Picture = yield Decode(decoder=checkpoint.decoder, x=x)
     return picture
 
 

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine import codec
 from engine.engine import Engine, Finished, Row
-from engine.images import Canvas, Picture
-from engine.lora.job import JobLoras, infotext, job_loras, names_loras
-from engine.lora.store import LoraStore
+from engine.images import Picture
+from engine.lora.job import infotext, names_loras
+from engine.prepared import Prepared
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,7 @@ class _Ticket:
     """One call of `run`: the job with what it needs, and how to answer it from the engine's thread."""
 
     job: Job
-    canvas: Canvas | None
-    loras: JobLoras
+    prepared: Prepared
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -70,9 +69,8 @@ class Worker:
         if not self._thread.is_alive():
             raise Unavailable("the replica's engine has stopped", 1.0)
         loop = asyncio.get_running_loop()
-        canvas = await loop.run_in_executor(self._codec, Canvas.of, job) if job.init else None
-        loras = await _loras(job, self._engine.checkpoint.loras)
-        ticket = _Ticket(job, canvas, loras, loop, loop.create_future())
+        prepared = await self._prepared(job)
+        ticket = _Ticket(job, prepared, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -82,10 +80,15 @@ class Worker:
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
         began = time.monotonic()
-        text = infotext(job.infotext, loras)
-        png = await loop.run_in_executor(self._codec, _finished, done.outcome, ticket, text)
-        result = _result(done.row, png, time.monotonic() - began, text, loras)
-        return replace(result, inpainting=self._engine.checkpoint.kind.inpainting)
+        text = infotext(job.infotext, prepared.lora_hashes)
+        png = await loop.run_in_executor(self._codec, _finished, done.outcome, prepared, text)
+        return _result(done.row, png, time.monotonic() - began, text, prepared)
+
+    async def _prepared(self, job: Job) -> Prepared:
+        """In a thread of its own where something has to be read or loaded."""
+        if job.init or names_loras(job):
+            return await asyncio.to_thread(Prepared.of, job, self._engine.checkpoint)
+        return Prepared.of(job, self._engine.checkpoint)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""
@@ -137,7 +140,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job, ticket.canvas, ticket.loras)
+            ticket.row = self._engine.add(ticket.job, ticket.prepared)
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -160,17 +163,12 @@ class Worker:
         self._tickets.clear()
 
 
-async def _loras(job: Job, store: LoraStore) -> JobLoras:
-    """In a thread of its own, for they may have to be loaded; without a tag there is nothing to look up."""
-    return await asyncio.to_thread(job_loras, job, store) if names_loras(job) else JobLoras()
-
-
-def _finished(picture: Picture, ticket: _Ticket, text: str) -> bytes:
-    whole = ticket.canvas.finish(picture) if ticket.canvas else picture
+def _finished(picture: Picture, prepared: Prepared, text: str) -> bytes:
+    whole = prepared.canvas.finish(picture) if prepared.canvas else picture
     return codec.png(whole, text)
 
 
-def _result(row: Row, png: bytes, png_seconds: float, text: str, loras: JobLoras) -> JobResult:
+def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepared) -> JobResult:
     spent = row.spent
     started = row.started if row.started is not None else row.added
     return JobResult(
@@ -179,8 +177,9 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, loras: JobLoras
         seed=row.job.seed,
         evaluations=row.evaluations,
         infotext=text,
-        lora_hashes=loras.hashes,
-        warnings=loras.warnings,
+        lora_hashes=prepared.lora_hashes,
+        warnings=prepared.warnings,
+        inpainting=prepared.first.checkpoint.kind.inpainting,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

@@ -8,7 +8,8 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
-from engine.images import Canvas, Picture
+from engine.images import Picture
+from engine.prepared import Prepared
 from engine.protocol import Hires, InitImage, Job, Mask, StepStats
 from tests.pictures import png
 
@@ -17,15 +18,15 @@ def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> tuple[list[Picture], list
     """The finished pictures of jobs that run together, and the steps that were made."""
     steps: list[StepStats] = []
     engine = Engine(checkpoint, max_rows=64, on_step=steps.append)
-    canvases = [Canvas.of(job) for job in jobs]
-    rows = [engine.add(job, canvas) for job, canvas in zip(jobs, canvases, strict=True)]
+    prepared = [Prepared.of(job, checkpoint) for job in jobs]
+    rows = [engine.add(job, each) for job, each in zip(jobs, prepared, strict=True)]
     done: dict[int, Picture] = {}
     while len(engine):
         for left in engine.step():
             assert isinstance(left.outcome, np.ndarray), left.outcome
             done[left.row.id] = left.outcome
-    finished = zip(rows, canvases, strict=True)
-    return [canvas.finish(done[row]) if canvas else done[row] for row, canvas in finished], steps
+    pairs = zip(rows, prepared, strict=True)
+    return [p.canvas.finish(done[row]) if p.canvas else done[row] for row, p in pairs], steps
 
 
 def evaluations(steps: list[StepStats]) -> int:

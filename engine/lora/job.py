@@ -1,10 +1,10 @@
-"""A prompt's `<lora:…>` tags -> the LoRAs of its job."""
+"""A prompt's `<lora:…>` tags -> the LoRAs of its pass."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from engine.lora.file import Lora
 from engine.lora.layers import Weighted
 from engine.lora.store import LoraStore
 from engine.prompts.networks import Network, take_networks
@@ -16,17 +16,19 @@ MAX_LORAS = 16
 
 @dataclass(frozen=True, slots=True)
 class JobLoras:
-    """What one job adds to each of the two models, in the prompt's order; `second`: in its second pass.
+    """What one pass adds to each of the two models, in the prompt's order.
 
-    `hashes` is "name: hash, …" of what was found, named as in the prompt; `warnings` say what was not.
-    Whoever holds this keeps the LoRAs loaded.
+    `hashes` are those of what was found, named as in the prompt; `warnings` say what was not. Whoever holds
+    this keeps the LoRAs loaded.
     """
 
     unet: tuple[Weighted, ...] = ()
     text_encoder: tuple[Weighted, ...] = ()
-    hashes: str = ""
+    hashes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     warnings: tuple[str, ...] = ()
-    second: "JobLoras | None" = None
+
+
+NO_LORAS = JobLoras()
 
 
 def names_loras(job: Job) -> bool:
@@ -34,26 +36,26 @@ def names_loras(job: Job) -> bool:
     return "<" in job.prompt or (job.hires is not None and "<" in job.hires.prompt)
 
 
-def job_loras(job: Job, store: LoraStore) -> JobLoras:
-    """Look up, and load if need be, what a job's prompts name. Slow then: seconds for a large file.
+def job_loras(job: Job, store: LoraStore, field: str = "prompt") -> JobLoras:
+    """Look up, and load if need be, what a job's prompt names. Slow then: seconds for a large file.
 
     Raises LoraError for a file that cannot be used and, where the store is strict, for an unknown name;
-    InvalidJob for tags that this version does not apply.
+    InvalidJob, naming `field`, for tags that this version does not apply.
     """
-    first = _networks(job, "prompt")
-    second = _networks(job.second_pass(), "hr_prompt") if job.hires else None
-    names = list(dict.fromkeys(network.name for network in (*first, *(second or ()))))
+    networks = _networks(job, field)
+    names = list(dict.fromkeys(network.name for network in networks))
     if len(names) > MAX_LORAS:
-        raise InvalidJob(f"prompt: {len(names)} LoRAs; allowed are up to {MAX_LORAS}")
+        raise InvalidJob(f"{field}: {len(names)} LoRAs; allowed are up to {MAX_LORAS}")
     found = {name: lora for name in names if (lora := store.get(name))}
     warnings = tuple(f"prompt: there is no LoRA {name[:60]!r}" for name in names if name not in found)
     if warnings and store.strict:
         raise LoraError(warnings[0])
-    return replace(
-        _weighted(first, found),
-        hashes=", ".join(f"{name.replace(',', '')}: {lora.hash}" for name, lora in found.items()),
+    used = [network for network in networks if network.name in found]
+    return JobLoras(
+        unet=tuple((found[network.name], network.unet) for network in used),
+        text_encoder=tuple((found[network.name], network.te) for network in used),
+        hashes={name: lora.hash for name, lora in found.items()},
         warnings=warnings,
-        second=None if second is None else _weighted(second, found),
     )
 
 
@@ -64,21 +66,13 @@ def _networks(job: Job, field: str) -> Sequence[Network]:
     return networks
 
 
-def _weighted(networks: Sequence[Network], found: Mapping[str, Lora]) -> JobLoras:
-    used = [network for network in networks if network.name in found]
-    return JobLoras(
-        unet=tuple((found[network.name], network.unet) for network in used),
-        text_encoder=tuple((found[network.name], network.te) for network in used),
-    )
-
-
-def infotext(text: str, loras: JobLoras) -> str:
+def infotext(text: str, hashes: str) -> str:
     """A job's infotext with the hashes of its LoRAs, which only a replica knows: before the version."""
-    if not loras.hashes:
+    if not hashes:
         return text
     start, last = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
     pairs, version, number = last.rpartition(", Version: ")
-    addition = f"Lora hashes: {json.dumps(loras.hashes, ensure_ascii=False)}"
+    addition = f"Lora hashes: {json.dumps(hashes, ensure_ascii=False)}"
     return f"{start}{pairs}, {addition}{version}{number}" if version else f"{text}, {addition}"
 
 

@@ -12,8 +12,7 @@ import torch
 from engine import ops
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
-from engine.images import Canvas
-from engine.lora.job import JobLoras
+from engine.prepared import Prepared
 from engine.programs import Program, txt2img
 from engine.protocol import (
     InvalidJob,
@@ -174,11 +173,11 @@ def test_sizes_are_floored_to_multiples_of_eight(checkpoint: LoadedCheckpoint) -
 
 def altered(
     change: Callable[[Job, ops.Operation, Any], Any],
-) -> Callable[[Job, LoadedCheckpoint, Canvas | None, JobLoras], Program]:
+) -> Callable[[Job, Prepared], Program]:
     """txt2img whose results pass through `change` before the row sees them."""
 
-    def program(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
-        inner = txt2img(job, checkpoint, loras)
+    def program(job: Job, prepared: Prepared) -> Program:
+        inner = txt2img(job, prepared)
         operation = next(inner)
         try:
             while True:
@@ -234,7 +233,7 @@ def test_error_inside_a_program_fails_its_own_row_only(checkpoint: LoadedCheckpo
 
 
 def test_error_in_a_programs_first_step_is_the_jobs(checkpoint: LoadedCheckpoint) -> None:
-    def broken(job: Job, checkpoint: LoadedCheckpoint, canvas: Canvas | None, loras: JobLoras) -> Program:
+    def broken(job: Job, prepared: Prepared) -> Program:
         raise ZeroDivisionError
         yield
 
@@ -249,10 +248,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
 ) -> None:
     evaluate = ops.Evaluate.run
 
-    def small(cp: LoadedCheckpoint, batch: Sequence[ops.Evaluate]) -> Sequence[object]:
+    def small(batch: Sequence[ops.Evaluate]) -> Sequence[object]:
         if sum(op.width for op in batch) > 4:
             raise torch.OutOfMemoryError("pretend")
-        return evaluate(cp, batch)
+        return evaluate(batch)
 
     monkeypatch.setattr(ops.Evaluate, "run", staticmethod(small))
     steps: list[StepStats] = []
@@ -270,10 +269,10 @@ def test_out_of_memory_alone_fails_the_job_only(
 ) -> None:
     evaluate = ops.Evaluate.run
 
-    def picky(cp: LoadedCheckpoint, batch: Sequence[ops.Evaluate]) -> Sequence[object]:
+    def picky(batch: Sequence[ops.Evaluate]) -> Sequence[object]:
         if any(op.guidance_scale == 13.0 for op in batch):
             raise torch.OutOfMemoryError("pretend")
-        return evaluate(cp, batch)
+        return evaluate(batch)
 
     monkeypatch.setattr(ops.Evaluate, "run", staticmethod(picky))
     engine = Engine(checkpoint)

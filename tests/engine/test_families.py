@@ -20,11 +20,10 @@ from engine.engine import Engine
 from engine.families import told
 from engine.families.family import ARCHITECTURE_KEY, Kind, text_module
 from engine.header import read_header
-from engine.images import Canvas
 from engine.lora.file import layers
-from engine.lora.job import JobLoras
 from engine.lora.store import LoraSettings
 from engine.ops import Decode, Evaluate
+from engine.prepared import Prepared
 from engine.programs import draw
 from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError, InitImage, Job, Mask
@@ -302,12 +301,12 @@ def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> Non
     white[16:40, 24:64] = 255
     job = make_job(width=96, init=init_image(pixels, white), steps=4)
     seen = []
-    program = draw(job, checkpoint, Canvas.of(job), JobLoras())
+    program = draw(job, Prepared.of(job, checkpoint))
     operation = next(program)
     while not isinstance(operation, Decode):
         if isinstance(operation, Evaluate):
             seen += [operation.conds[0][0].beside, operation.uncond.beside if operation.uncond else None]
-        (result,) = type(operation).run(checkpoint, [operation])
+        (result,) = type(operation).run([operation])
         operation = program.send(result)
     masked = np.where(white[:, :, None] > 0, np.float32(127.5), pixels)
     expected = checkpoint.encoder([masked])[0]
@@ -352,7 +351,7 @@ def test_rows_with_and_without_a_mask_share_calls_of_an_inpainting_checkpoint() 
 
 def drawn(checkpoint: LoadedCheckpoint, *jobs: Job) -> list[npt.NDArray[np.uint8]]:
     engine = Engine(checkpoint)
-    rows = [engine.add(job, Canvas.of(job)) for job in jobs]
+    rows = [engine.add(job) for job in jobs]
     outcomes: dict[int, object] = {}
     while len(engine):
         outcomes |= {done.row.id: done.outcome for done in engine.step()}

@@ -10,8 +10,8 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
-from engine.lora.job import JobLoras
 from engine.ops import Encode, Evaluate, Operation
+from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, InvalidJob, Job
 from tests.drawing import drawn, enlarged, evaluations
@@ -66,11 +66,11 @@ def test_an_impossible_second_pass_is_refused_before_the_first(
 @torch.inference_mode()
 def asked(checkpoint: LoadedCheckpoint, job: Job) -> list[Operation]:
     """All operations of a job's program."""
-    program = draw(job, checkpoint, None, JobLoras())
+    program = draw(job, Prepared.of(job, checkpoint))
     operations = [next(program)]
     with suppress(StopIteration):
         while True:
-            (result,) = operations[-1].run(checkpoint, operations[-1:])
+            (result,) = operations[-1].run(operations[-1:])
             operations.append(program.send(result))
     return operations
 

@@ -8,9 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from engine.checkpoint import LoadedCheckpoint
-from engine.images import Canvas
-from engine.lora.job import JobLoras
 from engine.ops import Decode
+from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import SAMPLERS, Job, Mask
 from tests.drawing import begun_with, drawn, evaluations, masked
@@ -45,10 +44,10 @@ def test_the_contracts_number_of_steps_is_made(
 @torch.inference_mode()
 def latent_of(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """The latent that a job's picture is decoded from."""
-    program = draw(job, checkpoint, Canvas.of(job), JobLoras())
+    program = draw(job, Prepared.of(job, checkpoint))
     operation = next(program)
     while not isinstance(operation, Decode):
-        (result,) = operation.run(checkpoint, [operation])
+        (result,) = operation.run([operation])
         operation = program.send(result)
     return operation.x
 

@@ -202,5 +202,5 @@ async def test_result_tells_hashes_and_warnings(having: LoadedCheckpoint, folder
     ],
 )
 def test_hashes_stand_before_the_version(text: str, expected: str) -> None:
-    assert infotext(text, JobLoras(hashes="x: 1")) == expected
-    assert infotext(text, JobLoras()) == text
+    assert infotext(text, "x: 1") == expected
+    assert infotext(text, "") == text

@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.images import Canvas
-from engine.lora.job import JobLoras
 from engine.ops import Decode
+from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import Job
 from engine.tokenizer import load_tokenizer
@@ -68,10 +68,10 @@ def theirs(pipeline: Any, job: Job, **arguments: Any) -> Any:
 @torch.inference_mode()
 def ours(checkpoint: LoadedCheckpoint, job: Job) -> tuple[Tensor, Any]:
     """The latent that a job's picture is decoded from, and the picture."""
-    program = draw(job, checkpoint, Canvas.of(job), JobLoras())
+    program = draw(job, Prepared.of(job, checkpoint))
     operation = next(program)
     while True:
-        (result,) = operation.run(checkpoint, [operation])
+        (result,) = operation.run([operation])
         if isinstance(operation, Decode):
             return operation.x, result
         operation = program.send(result)

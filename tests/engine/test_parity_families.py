@@ -9,8 +9,8 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.families.family import Kind
-from engine.lora.job import JobLoras
 from engine.ops import Decode
+from engine.prepared import Prepared
 from engine.programs import txt2img
 from engine.protocol import Job
 from engine.tokenizer import load_tokenizer
@@ -31,10 +31,10 @@ def tokenizer(pad: str = "<|endoftext|>") -> Any:
 @torch.inference_mode()
 def latent(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """What a job decodes in the end."""
-    program = txt2img(job, checkpoint, JobLoras())
+    program = txt2img(job, Prepared.of(job, checkpoint))
     operation = next(program)
     while not isinstance(operation, Decode):
-        (result,) = type(operation).run(checkpoint, [operation])
+        (result,) = type(operation).run([operation])
         operation = program.send(result)
     return operation.x
 

@@ -7,8 +7,8 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.conditioning import Cond
-from engine.lora.job import JobLoras
 from engine.ops import Encode, Evaluate
+from engine.prepared import Prepared
 from engine.programs import txt2img
 from engine.protocol import InvalidJob
 from tests.jobs import make_job
@@ -19,7 +19,8 @@ Asked = list[tuple[list[tuple[str, float]], str | None]]
 
 def asked(checkpoint: LoadedCheckpoint, **changes: Any) -> tuple[Encode, Asked]:
     """What a job asks for; texts are told apart by what their conditionings are made to be."""
-    program = txt2img(make_job(**changes), checkpoint, JobLoras())
+    job = make_job(**changes)
+    program = txt2img(job, Prepared.of(job, checkpoint))
     encode = next(program)
     assert isinstance(encode, Encode)
     conditionings = [Cond(torch.full((77, 32), float(i))) for i in range(len(encode.prompts))]
@@ -94,6 +95,8 @@ def test_old_scheduling_is_the_jobs_choice(checkpoint: LoadedCheckpoint) -> None
 def test_prompts_beyond_the_limits_are_refused_at_the_first_step(
     checkpoint: LoadedCheckpoint, changes: dict[str, Any], message: str
 ) -> None:
+    job = make_job(**changes)
+    program = txt2img(job, Prepared.of(job, checkpoint))
     with pytest.raises(InvalidJob) as caught:
-        next(txt2img(make_job(**changes), checkpoint, JobLoras()))
+        next(program)
     assert caught.value.message.startswith(message)

@@ -10,15 +10,13 @@ from tools.train_demo.jobs import RECIPES, VAE_MINUTES, WORK, save_lora, train
 from tools.train_demo.parallel import launch
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-TRAINS = {"unet": "demo", "outline": "outline", "lora": "striped"}
-"""Which recipe each training command follows."""
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.train_demo", description=__doc__)
-    parser.add_argument("command", choices=("vae", *TRAINS, "export", "evaluate"))
-    parser.add_argument("--name", default="demo", choices=RECIPES, help="what to export, evaluate")
+    parser.add_argument("command", choices=("vae", "train", "export", "evaluate"))
+    parser.add_argument("--name", default="demo", choices=RECIPES, help="what to train, export, evaluate")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes on a CPU")
     parser.add_argument("--minutes", type=float, help="training time")
@@ -61,10 +59,9 @@ def main() -> None:
             evaluate_lora(model_path("demo"), model_path(name), device, WORK)
         case "evaluate":
             evaluate(model_path(name), RECIPES[name].style, device, WORK)
-        case command:
-            recipe = TRAINS[command]
-            latents.make(WORK, device, options.seed, RECIPES[recipe].style, workers)
-            launch(partial(train, options, recipe), workers)
+        case _:
+            latents.make(WORK, device, options.seed, RECIPES[name].style, workers)
+            launch(partial(train, options, name), workers)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ RECIPES = {
     "demo": Recipe("filled", 175, 6e-4),
     "outline": Recipe("outline", 11, 5e-4, base="demo"),
     "striped": Recipe("striped", 8, 2e-3, base="demo", low_rank=True),
+    "hollow": Recipe("outline", 8, 2e-3, base="demo", low_rank=True),
 }
 VAE_MINUTES = 12.0
 
