@@ -117,7 +117,7 @@ class _Adding:
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         x: Tensor = inputs[0]
-        down, up = self._stack.down, self._stack.up
+        down, up = self._stack.down.to(x.dtype), self._stack.up.to(x.dtype)
         if isinstance(layer, nn.Conv2d):
             h = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
             scale = self._scale[:, :, None, None]
