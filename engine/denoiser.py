@@ -104,14 +104,18 @@ class Denoiser:
     def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor] | None:
         """Podell et al. 2023: the pooled states, and the sizes in pixels: original, crop's corner, target.
 
-        The original and the target are (height, width) of the latent times 8; nothing is cropped.
+        The original and the target are (height, width) of the latent times 8; nothing is cropped. The refiner
+        has an aesthetic score in the place of the target.
         """
         pooled = [cond.pooled for cond in conds if cond.pooled is not None]
         if not pooled:
             return None
         height, width = (8 * side for side in size)
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"text_embeds": torch.stack(pooled).to(self.dtype), "time_ids": ids.expand(len(pooled), -1)}
+        scores = [cond.aesthetic_score for cond in conds]
+        last = [[height, width] if score is None else [score] for score in scores]
+        ids = [[height, width, 0, 0, *target] for target in last]
+        time_ids = torch.tensor(ids, dtype=torch.float32, device=self.device)
+        return {"text_embeds": torch.stack(pooled).to(self.dtype), "time_ids": time_ids}
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None, None]

@@ -20,10 +20,14 @@ from engine.lora.layers import Weighted
 from engine.precision import in_float32
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
+from engine.tiling import circular
 from engine.upscalers import upscale
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
+
+TILED_ABOVE = 1536 * 1536
+"""Larger pictures, in pixels, are encoded and decoded in overlapping tiles, unless they are `tiling`."""
 
 
 class Operation(Protocol):
@@ -88,18 +92,25 @@ class EncodeImage:
     encoder: Encoder
     pixels: Picture | npt.NDArray[np.float32]
     remaining: int
+    tiling: bool = False
     precise: bool = False
     tiled: bool = False
 
     @property
+    def in_tiles(self) -> bool:
+        height, width, _ = self.pixels.shape
+        return self.tiled or (height * width > TILED_ABOVE and not self.tiling)
+
+    @property
     def key(self) -> Hashable:
-        return self.name, id(self.encoder), self.pixels.shape, self.precise, self.tiled
+        return self.name, id(self.encoder), self.pixels.shape, self.tiling, self.precise, self.tiled
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
-        with in_float32(first.encoder.vae, first.precise):
-            return _finite(first.encoder([op.pixels for op in batch], tiled=first.tiled))
+        vae = first.encoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return _finite(first.encoder([op.pixels for op in batch], tiled=first.in_tiles))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -147,12 +158,13 @@ class Evaluate:
     remaining: int
     loras: Sequence[Weighted] = ()
     both: bool = False
+    tiling: bool = False
     precise: bool = False
 
     @property
     def key(self) -> Hashable:
-        """Model and latent's shape; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape), self.precise
+        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
+        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
 
     @property
     def width(self) -> int:
@@ -160,8 +172,8 @@ class Evaluate:
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
-        denoiser = batch[0].denoiser
-        with in_float32(denoiser.unet, batch[0].precise):
+        first, denoiser = batch[0], batch[0].denoiser
+        with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
             return _finite(
                 denoiser(
                     x=[op.x for op in batch],
@@ -186,18 +198,25 @@ class Decode:
 
     decoder: Decoder
     x: Tensor
+    tiling: bool = False
     precise: bool = False
     tiled: bool = False
 
     @property
+    def in_tiles(self) -> bool:
+        _, height, width = self.x.shape
+        return self.tiled or (64 * height * width > TILED_ABOVE and not self.tiling)
+
+    @property
     def key(self) -> Hashable:
-        return self.name, id(self.decoder), tuple(self.x.shape), self.precise, self.tiled
+        return self.name, id(self.decoder), tuple(self.x.shape), self.tiling, self.precise, self.tiled
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
-        with in_float32(first.decoder.vae, first.precise):
-            return first.decoder([op.x for op in batch], tiled=first.tiled)
+        vae = first.decoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return first.decoder([op.x for op in batch], tiled=first.in_tiles)
 
 
 def _finite(rows: Sequence[Tensor]) -> list[Tensor | NotFinite]:
@@ -216,5 +235,5 @@ def second_try(operation: Operation, failure: AtelierError) -> Operation | None:
         case Evaluate() | EncodeImage() | Decode(), NotFinite():
             return None if operation.precise else replace(operation, precise=True)
         case EncodeImage() | Decode(), OutOfMemory():
-            return None if operation.tiled else replace(operation, tiled=True)
+            return None if operation.in_tiles or operation.tiling else replace(operation, tiled=True)
     return None

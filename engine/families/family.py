@@ -79,7 +79,8 @@ class Family:
     """Checkpoints of one architecture. `marks` are tensors of which a file of it has all of one set.
 
     `prediction` is "epsilon" or "v" where the file says nothing; None: it has to be found out by evaluating.
-    `zero_empty_negative`: an empty negative prompt is conditioning of zeros.
+    `zero_empty_negative`: an empty negative prompt is conditioning of zeros. `aesthetic_scores`: of pictures
+    as the prompt and as the negative prompt say, where the UNet is conditioned on that.
     """
 
     name: str
@@ -90,6 +91,12 @@ class Family:
     prediction: str | None = "epsilon"
     align_your_steps: Sequence[float] = ALIGN_YOUR_STEPS_SD1
     zero_empty_negative: bool = False
+    aesthetic_scores: tuple[float, float] | None = None
+
+    @property
+    def latent_scale(self) -> float:
+        """What tells families' latents apart: one's cannot be read by another where it differs."""
+        return float(self.vae["scaling_factor"])
 
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is of this family, told from its header alone."""
