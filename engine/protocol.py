@@ -344,6 +344,10 @@ class CheckpointError(AtelierError):
     """A checkpoint file cannot be used. Raised while loading, never by a job."""
 
 
+class CheckpointLost(AtelierError):
+    """A loaded checkpoint's weights were half overwritten by another file's: it has to be loaded anew."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStats:
     """What one `Engine.step()` did and left behind.

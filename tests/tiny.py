@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -133,3 +136,9 @@ def write_checkpoint(
         metadata={ARCHITECTURE_KEY: json.dumps(SIZES[family]), **(metadata or {})},
     )
     return path
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors, and its header's metadata, to be written again with changes."""
+    with safe_open(path, framework="pt") as file:
+        return load_file(path), file.metadata()
