@@ -25,6 +25,7 @@ from engine.protocol import CheckpointError
 from engine.schedules import scaled_linear
 from engine.text_encoder import ClipTextEncoder
 from engine.tokenizer import load_tokenizer
+from engine.upscalers.store import UpscalerSettings, UpscalerStore
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -33,6 +34,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 NO_LORAS = LoraSettings()
+NO_UPSCALERS = UpscalerSettings()
 PLAIN = Kind(family=sd1.FAMILY)
 
 TEXT_LORAS: Sequence[Callable[[Lora], Mapping[str, LowRank]]] = (
@@ -55,6 +57,7 @@ class LoadedCheckpoint:
     decoder: Decoder
     loras: LoraStore
     embeddings: Library
+    upscalers: UpscalerStore
 
 
 def load_checkpoint(
@@ -64,6 +67,7 @@ def load_checkpoint(
     dtype: str = "auto",
     loras: LoraSettings = NO_LORAS,
     embeddings: Path | None = None,
+    upscalers: UpscalerSettings = NO_UPSCALERS,
 ) -> LoadedCheckpoint:
     """Read a .safetensors file in the original LDM layout.
 
@@ -86,7 +90,8 @@ def load_checkpoint(
     if kind.prediction is None and not predicts_noise(loaded):
         kind = replace(kind, prediction="v")
         loaded = replace(loaded, kind=kind, denoiser=_denoiser(modules[0], kind))
-    return replace(loaded, sha256=_sha256(path))
+    store = UpscalerStore(upscalers, device=target, dtype=_dtype(dtype, target))
+    return replace(loaded, sha256=_sha256(path), upscalers=store)
 
 
 @torch.inference_mode()
@@ -115,7 +120,7 @@ def assemble(
     loras: LoraSettings = NO_LORAS,
     embeddings: Library = NO_EMBEDDINGS,
 ) -> LoadedCheckpoint:
-    """A checkpoint from its modules, moved to where and how they shall run; it has no digest."""
+    """A checkpoint from its modules, moved to where and how they shall run: no digest, no upscalers."""
     vae_dtype = torch.float32 if dtype is torch.float16 else dtype
     for module in (unet, vae, *text_encoders):
         own = vae_dtype if module is vae else dtype
@@ -136,6 +141,7 @@ def assemble(
         decoder=Decoder(vae),
         loras=LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype),
         embeddings=embeddings,
+        upscalers=UpscalerStore(NO_UPSCALERS, device=device, dtype=dtype),
     )
 
 

@@ -6,8 +6,10 @@ from typing import Self
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
-from engine.lora.job import NO_LORAS, JobLoras, job_loras
+from engine.lora.job import NO_LORAS, JobLoras, job_loras, names_loras
 from engine.protocol import Job
+from engine.upscalers.job import job_upscaler, names_upscaler
+from engine.upscalers.upscaler import Upscaler
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +26,29 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A job's models, one for each of its passes, and the picture that it is given, prepared."""
+    """A job's models, one for each of its passes, and the picture that it is given, prepared.
+
+    `upscaler` is the network that enlarges between the passes; None where none does.
+    """
 
     first: Model
     second: Model | None = None
     canvas: Canvas | None = None
+    upscaler: Upscaler | None = None
 
     @classmethod
     def of(cls, job: Job, checkpoint: LoadedCheckpoint) -> Self:
-        """Slow where a picture is to be read or a LoRA to be loaded: seconds, for a large one.
+        """Slow where a picture is to be read or a file to be loaded: seconds, for a large one.
 
         Raises InvalidJob for a picture that cannot be read; LoraError for a LoRA that cannot be used and,
-        where the store is strict, for an unknown name; InvalidJob for tags that this version does not apply.
+        where the store is strict, for an unknown name; InvalidJob for tags that this version does not apply;
+        UpscalerError for an unknown upscaler and for one that cannot be used.
         """
         return cls(
             first=Model.of(job, checkpoint),
             second=Model.of(job.second_pass(), checkpoint, "hr_prompt") if job.hires else None,
             canvas=Canvas.of(job),
+            upscaler=job_upscaler(job, checkpoint.upscalers),
         )
 
     @property
@@ -56,3 +64,8 @@ class Prepared:
 
     def _models(self) -> Iterator[Model]:
         yield from (model for model in (self.first, self.second) if model)
+
+
+def is_slow(job: Job) -> bool:
+    """Whether `Prepared.of` may have to read or load something for it."""
+    return job.init is not None or names_loras(job) or names_upscaler(job)

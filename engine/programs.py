@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from engine.ops import Decode, EncodeImage, Operation, Picture, Upscale
+from engine.enlarge import enlarged
+from engine.ops import Decode, EncodeImage, Operation, Picture
 from engine.passes import Pass
 from engine.prepared import Prepared
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, InvalidJob, Job
+from engine.protocol import LATENT_UPSCALERS, Hires, Job
 from engine.samplers import Evaluations
-from engine.upscalers import upscale_latent
+from engine.upscalers.resize import upscale_latent
 
 Program = Generator[Operation, Any, Picture]
 
@@ -47,10 +48,6 @@ def hires_fix(job: Job, prepared: Prepared) -> Program:
     assert job.hires is not None
     assert prepared.second is not None
     hires = job.hires
-    if hires.upscaler not in (*LATENT_UPSCALERS, *IMAGE_UPSCALERS):
-        raise InvalidJob(
-            f"hr_upscaler {hires.upscaler!r} is not one of {', '.join((*LATENT_UPSCALERS, *IMAGE_UPSCALERS))}"
-        )
     second = Pass.of(
         job.second_pass(),
         prepared.second,
@@ -80,13 +77,9 @@ def _enlarged(
         assert prepared.second is not None
         before, after = prepared.first.checkpoint, prepared.second.checkpoint
         pixels = yield Decode(decoder=before.decoder, x=x)
-        pixels = yield Upscale(
-            pixels=pixels,
-            size=(8 * width, 8 * height),
-            upscaler=hires.upscaler,
-            device=before.device,
-            remaining=remaining,
-        )
+        by = prepared.upscaler or hires.upscaler
+        size = 8 * width, 8 * height
+        pixels = yield from enlarged(pixels, size, by, device=before.device, remaining=remaining)
         x = yield EncodeImage(encoder=after.encoder, pixels=pixels, remaining=remaining)
     return _middle(x, hires.height // 8, hires.width // 8)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
-from engine.lora.job import infotext, names_loras
-from engine.prepared import Prepared
+from engine.lora.job import infotext
+from engine.prepared import Prepared, is_slow
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Worker:
 
     async def _prepared(self, job: Job) -> Prepared:
         """In a thread of its own where something has to be read or loaded."""
-        if job.init or names_loras(job):
+        if is_slow(job):
             return await asyncio.to_thread(Prepared.of, job, self._engine.checkpoint)
         return Prepared.of(job, self._engine.checkpoint)
 
