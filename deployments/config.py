@@ -100,17 +100,17 @@ class Autoscaling(Config):
 class CheckpointConfig(Config):
     """One checkpoint's `args`. A change of them restarts its replicas, and nobody else's.
 
-    `path` is the file on the machines that run the replicas, `loras_dir` a folder there whose LoRAs,
-    those in folders below it too, prompts may name; of those used lately each replica keeps
-    `loras_memory_mb` MiB loaded. An unknown name is a warning, or, with `strict_loras`, an error.
-    `embeddings_dir` has the textual-inversion embeddings that prompts may name; it is read when a replica
-    starts. `device: auto` is CUDA where `num_gpus` asks for any of it. `max_rows` bounds the model rows
-    of one evaluation, where a guided job takes two. `max_ongoing_jobs` (per replica) is the same number
+    `path` is the file on the machines that run the replicas, `loras_dir` a folder there whose LoRAs, those in
+    folders below it too, prompts may name; of those used lately each replica keeps `loras_memory_mb` MiB
+    loaded. An unknown name is a warning, or, with `strict_loras`, an error. `embeddings_dir` has the
+    textual-inversion embeddings that prompts may name; it is read when a replica starts. `upscalers_dir` has
+    the networks that `hr_upscaler` may name, those in folders below it too; `upscalers_memory_mb` MiB of them
+    are kept loaded. `device: auto` is CUDA where `num_gpus` asks for any of it. `max_rows` bounds the model
+    rows of one evaluation, where a guided job takes two. `max_ongoing_jobs` (per replica) is the same number
     unless given: two batches of guided jobs, so that the next are there when some leave. Up to
-    `max_queued_jobs` more wait in each gateway replica. `cpu_threads` is all cores for a CPU replica
-    unless given. A replica whose step takes longer than `step_timeout_seconds` is taken for stuck and
-    replaced. One that is told to stop has `drain_seconds` to finish its jobs: at least as long as the
-    longest job.
+    `max_queued_jobs` more wait in each gateway replica. `cpu_threads` is all cores for a CPU replica unless
+    given. A replica whose step takes longer than `step_timeout_seconds` is taken for stuck and replaced. One
+    that is told to stop has `drain_seconds` to finish its jobs: at least as long as the longest job.
     """
 
     name: str = Field(min_length=1)
@@ -119,6 +119,8 @@ class CheckpointConfig(Config):
     loras_memory_mb: int = Field(default=1024, ge=1)
     strict_loras: bool = False
     embeddings_dir: Path | None = None
+    upscalers_dir: Path | None = None
+    upscalers_memory_mb: int = Field(default=512, ge=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_rows: int = Field(default=16, ge=1)

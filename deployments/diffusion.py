@@ -9,7 +9,7 @@ from ray import serve
 
 from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Unavailable
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Unavailable, UpscalerFile
 
 logger = logging.getLogger("ray.serve")
 
@@ -26,6 +26,7 @@ class Diffusion:
         from engine.checkpoint import load_checkpoint
         from engine.engine import Engine
         from engine.lora.store import LoraSettings
+        from engine.upscalers.store import UpscalerSettings
         from engine.worker import Worker
 
         if config.torch_device == "cpu":
@@ -39,11 +40,15 @@ class Diffusion:
             dtype=config.dtype,
             loras=loras,
             embeddings=config.embeddings_dir,
+            upscalers=UpscalerSettings(
+                folder=config.upscalers_dir, max_bytes=config.upscalers_memory_mb * 2**20
+            ),
         )
         self._config = config
         self._sha256 = loaded.sha256
         self._loras = loaded.loras
         self._embeddings = loaded.embeddings.listing()
+        self._upscalers = loaded.upscalers
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica)
         self._worker = Worker(Engine(loaded, max_rows=config.max_rows, on_step=self._metrics.observe_step))
@@ -69,6 +74,9 @@ class Diffusion:
 
     async def refresh_loras(self) -> None:
         await asyncio.to_thread(self._loras.refresh)
+
+    async def upscalers(self) -> list[UpscalerFile]:
+        return await asyncio.to_thread(self._upscalers.listing)
 
     def metrics_text(self) -> str:
         running, waiting = self._worker.load

@@ -326,6 +326,30 @@ class Embeddings(BaseModel):
     skipped: dict[str, EmbeddingItem]
 
 
+class UpscalerItem(BaseModel):
+    """`model_path` is relative to the folder of upscalers."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    model_name: str | None = None
+    model_path: str | None = None
+    model_url: str | None = None
+    scale: float = 4.0
+
+
+class LatentUpscaleMode(BaseModel):
+    name: str
+
+
+class RealEsrganModel(BaseModel):
+    """`path` is relative to the folder of upscalers."""
+
+    name: str
+    path: str
+    scale: int
+
+
 class SamplerItem(BaseModel):
     name: str
     aliases: list[str]

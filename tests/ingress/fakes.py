@@ -6,7 +6,7 @@ from dataclasses import replace
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Timings
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Timings, UpscalerFile
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
 
@@ -29,6 +29,7 @@ class FakeBackend:
         self.offered = offered
         self.lora_files: list[LoraFile] = []
         self.embedding_files: list[EmbeddingFile] = []
+        self.upscaler_files: list[UpscalerFile] = []
         self.refreshed = 0
         self.inpainting = False
 
@@ -49,6 +50,9 @@ class FakeBackend:
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
+
+    async def upscalers(self) -> Sequence[UpscalerFile]:
+        return self.upscaler_files
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"
