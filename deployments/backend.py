@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from ray.exceptions import RayError, RayTaskError
@@ -24,6 +24,8 @@ from engine.protocol import (
     LoraFile,
     Overloaded,
     Unavailable,
+    UpscalerFile,
+    VaeFile,
 )
 
 logger = logging.getLogger("ray.serve")
@@ -32,6 +34,8 @@ LOST = (RayError, grpc.aio.AioRpcError)
 """What a call raises that was accepted and not answered: the replica, its node or the way to it is gone."""
 
 BROADCAST_SECONDS = 2.0
+
+File = TypeVar("File", LoraFile, UpscalerFile, VaeFile)
 
 
 class ReplicaLost(Exception):
@@ -123,11 +127,7 @@ class HandleBackend:
         return merge([*gateways, *replicas])
 
     async def loras(self) -> Sequence[LoraFile]:
-        found: dict[str, LoraFile] = {}
-        for files in await self._ask_replicas("loras"):
-            for file in files:
-                found.setdefault(file.name, file)
-        return sorted(found.values(), key=lambda file: file.name.casefold())
+        return _named_once(await self._ask_replicas("loras"))
 
     async def refresh_loras(self) -> None:
         await self._ask_replicas("refresh_loras")
@@ -138,6 +138,12 @@ class HandleBackend:
         for file in sorted(files, key=lambda file: (not file.usable, file.name.casefold())):
             found.setdefault(file.name, file)
         return list(found.values())
+
+    async def upscalers(self) -> Sequence[UpscalerFile]:
+        return _named_once(await self._ask_replicas("upscalers"))
+
+    async def vaes(self) -> Sequence[VaeFile]:
+        return _named_once(await self._ask_replicas("vaes"))
 
     async def _ask_replicas(self, method: str) -> list[Any]:
         """What the replicas answer, those of the first checkpoint first."""
@@ -182,6 +188,15 @@ class HandleBackend:
         except asyncio.CancelledError:
             response.cancel()
             raise
+
+
+def _named_once(replicas: Sequence[Sequence[File]]) -> list[File]:
+    """The files of all replicas by name; of two with the same, the first."""
+    found: dict[str, File] = {}
+    for files in replicas:
+        for file in files:
+            found.setdefault(file.name, file)
+    return sorted(found.values(), key=lambda file: file.name.casefold())
 
 
 async def broadcast(handle: Any, method: str) -> list[Any]:

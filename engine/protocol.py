@@ -106,7 +106,7 @@ LATENT_UPSCALERS = (
     "Latent (nearest-exact)",
 )
 IMAGE_UPSCALERS = ("None", "Lanczos", "Nearest")
-"""Canonical names of what enlarges between two passes. None is Lanczos too."""
+"""Canonical names of what enlarges without a network. None is Lanczos too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +125,7 @@ class Refiner:
 class Hires:
     """The second pass of a hires fix.
 
+    `upscaler` is one of LATENT_UPSCALERS or IMAGE_UPSCALERS, or the name of an upscaler's file.
     The first pass's picture is enlarged to `upscaled_width` × `upscaled_height` and cut, centred, to `width`
     × `height`. Then exactly `steps` sampling steps are made from `denoising_strength` on; 0 makes none.
     """
@@ -296,6 +297,15 @@ class VaeFile:
     filename: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscalerFile:
+    """An upscaler that requests may name. `filename` is relative, never a path of the machine."""
+
+    name: str
+    filename: str
+    scale: int
+
+
 class AtelierError(Exception):
     """Base of all errors that may reach a client: the message is written for the client.
 
@@ -315,12 +325,16 @@ class LoraError(InvalidJob):
     """A LoRA that the job names is not there, or cannot be used with this checkpoint."""
 
 
+class UpscalerError(InvalidJob):
+    """An upscaler that the job names is not there, or cannot be used."""
+
+
 class JobFailed(AtelierError):
     """This job failed for a reason of its own. Never retried: it would fail again."""
 
 
 class NotFinite(JobFailed):
-    """The denoised latent or the decoded picture contained NaN or infinity."""
+    """The denoised latent, the decoded picture or the enlarged one contained NaN or infinity."""
 
 
 class OutOfMemory(JobFailed):

@@ -111,8 +111,6 @@ def _check_overrides(overrides: OverrideSettings) -> None:
     for option in FIXED_OPTIONS:
         if getattr(overrides, option) != OverrideSettings.model_fields[option].default:
             _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.sd_vae or "none").casefold() not in ("none", "automatic"):
-        _refuse("override_settings.sd_vae", overrides.sd_vae)
     if (overrides.samples_format or "png").casefold() != "png":
         _refuse("override_settings.samples_format", overrides.samples_format)
 

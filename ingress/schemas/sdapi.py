@@ -153,7 +153,8 @@ class CommonFields(LenientModel):
     s_noise: Number | None = None
     override_settings: Object | None = None
     """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, `emphasis`,
-    `enable_prompt_comments`, `use_old_scheduling`, for this request alone."""
+    `enable_prompt_comments`, `use_old_scheduling`, `sd_vae`, `tiling`, `hires_fix_refiner_pass`,
+    `refiner_switch_by_sample_steps`, for this request alone."""
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: Text | None = None
     """The checkpoint that takes over on the way. The replicas must be configured for it."""
@@ -250,7 +251,8 @@ class OverrideSettings(LenientModel):
     sd_model_checkpoint: Text | None = None
     CLIP_stop_at_last_layers: Annotated[Integer, Field(ge=1, le=12)] | None = None
     eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
-    sd_vae: Text | None = None
+    sd_vae: Annotated[Text, Field(max_length=255)] | None = None
+    """One of `GET /sdapi/v1/sd-vae`, None or Automatic. An unknown name is a warning."""
     samples_format: Text | None = None
     tiling: bool = False
     randn_source: Literal["GPU", "CPU", "NV"] | None = None
@@ -305,6 +307,15 @@ class SdModel(BaseModel):
     config: str | None
 
 
+class VaeItem(BaseModel):
+    """`filename` is relative to the folder of VAEs."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    filename: str
+
+
 class LoraItem(BaseModel):
     """`path` is relative to the folder of LoRAs."""
 
@@ -329,6 +340,30 @@ class Embeddings(BaseModel):
 
     loaded: dict[str, EmbeddingItem]
     skipped: dict[str, EmbeddingItem]
+
+
+class UpscalerItem(BaseModel):
+    """`model_path` is relative to the folder of upscalers."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    model_name: str | None = None
+    model_path: str | None = None
+    model_url: str | None = None
+    scale: float = 4.0
+
+
+class LatentUpscaleMode(BaseModel):
+    name: str
+
+
+class RealEsrganModel(BaseModel):
+    """`path` is relative to the folder of upscalers."""
+
+    name: str
+    path: str
+    scale: int
 
 
 class SamplerItem(BaseModel):

@@ -23,6 +23,7 @@ from engine.protocol import (
     Overloaded,
     Timings,
     Unavailable,
+    UpscalerFile,
 )
 
 DONE = JobResult(
@@ -222,6 +223,14 @@ def test_a_retry_budget_fills_with_jobs_and_with_time() -> None:
     assert not budget.take()
     now = 0.2
     assert [budget.take() for _ in range(3)] == [True, True, False]
+
+
+async def test_upscalers_of_all_replicas_are_named_once_by_name() -> None:
+    def file(name: str, scale: int) -> UpscalerFile:
+        return UpscalerFile(name=name, filename=f"{name}.safetensors", scale=scale)
+
+    made, _ = backend([file("b", 4), file("A", 2)], ActorDiedError(), [file("b", 2), file("c", 2)])
+    assert await made.upscalers() == [file("A", 2), file("b", 4), file("c", 2)]
 
 
 async def test_embeddings_of_all_replicas_are_named_once_usable_ones_first() -> None:

@@ -22,7 +22,6 @@ Draw = Callable[..., Any]
         {"save_images": True},
         {"infotext": "Steps: 20"},
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
-        {"override_settings": {"sd_vae": "other.safetensors"}},
         {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"sigma_min": 0.1}},
         {"override_settings": {"sgm_noise_multiplier": True}},
