@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from PIL import Image
 
 from engine import checkpoint, codec
-from engine.families import sd1
 from engine.tokenizer import load_tokenizer
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -56,9 +55,8 @@ class Pipeline:
     """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout."""
 
     def __init__(self, path: Path) -> None:
-        unet, vae, text_encoder = sd1.FAMILY.build(*checkpoint.read(path))
-        for module in (unet, vae, text_encoder):
-            torch.nn.Module.to(module.eval().requires_grad_(False), torch.float32)
+        loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
+        unet, vae, text_encoder = loaded.modules
         tokenizer = load_tokenizer()
         tokenizer.model_max_length = 77
         tokenizer.pad_token = "<|endoftext|>"

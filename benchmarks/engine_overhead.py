@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from benchmarks.serving import RESULTS, machine
-from engine.checkpoint import DTYPES, assemble, read
+from engine.checkpoint import DTYPES, LoadedCheckpoint, assemble, load_checkpoint
 from engine.engine import Engine
 from engine.families import sd1
 from engine.families.family import CLIP_L, VAE, Modules
@@ -81,11 +81,9 @@ class Timed:
         setattr(module, method, timed)
 
 
-def measure(
-    name: str, modules: Modules, work: list[Job], max_rows: int, device: torch.device, dtype: torch.dtype
-) -> str:
+def measure(name: str, checkpoint: LoadedCheckpoint, work: list[Job], max_rows: int) -> str:
     steps: list[StepStats] = []
-    checkpoint = assemble(*modules, device=device, dtype=dtype)
+    modules = checkpoint.modules
     warm = Engine(checkpoint, max_rows=max_rows)
     warm.add(work[1])
     while len(warm):
@@ -121,7 +119,8 @@ def main() -> None:
     parser.add_argument("--full-steps", type=int, default=6)
     args = parser.parse_args()
     device, dtype = torch.device(args.device), DTYPES[args.dtype]
-    demo = sd1.FAMILY.build(*read(args.demo))
+    demo = load_checkpoint(args.demo, device=args.device, dtype=args.dtype)
+    full = assemble(*full_size(), device=device, dtype=dtype)
     table = [
         f"# Engine overhead, {date.today()}, {args.device}, {args.dtype}",
         "",
@@ -130,14 +129,12 @@ def main() -> None:
         "| model | jobs | calls | mean rows | UNet / wall | UNet / evaluate steps | all models / wall "
         "| ms per call outside the UNet |",
         "|---|---|---|---|---|---|---|---|",
-        measure("demo, 256 px", demo, jobs(args.jobs, 256, 20), 32, device, dtype),
+        measure("demo, 256 px", demo, jobs(args.jobs, 256, 20), 32),
         measure(
             f"SD 1.5 full size, random weights, {args.full_size} px",
-            full_size(),
+            full,
             jobs(4, args.full_size, args.full_steps),
             8,
-            device,
-            dtype,
         ),
     ]
     text = "\n".join(table) + "\n"

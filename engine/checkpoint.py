@@ -1,31 +1,32 @@
 """Checkpoint files -> what rows run on. Local files only, safetensors only, nothing from the network."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from engine.codec import Decoder, Encoder
 from engine.conditioning import Conditioner, Tokenizer
 from engine.denoiser import Denoiser
 from engine.embeddings import NO_EMBEDDINGS, Library, load_embeddings
 from engine.families import sd1, told
-from engine.families.family import Kind, Modules
-from engine.header import Header, read_header
+from engine.families.family import Kind, Modules, Weights
+from engine.header import InvalidFile
 from engine.lora.file import Lora, LowRank, layers
 from engine.lora.layers import RowLoras
 from engine.lora.store import LoraSettings, LoraStore
-from engine.protocol import CheckpointError
+from engine.protocol import CheckpointError, CheckpointLost
 from engine.schedules import scaled_linear
 from engine.text_encoder import ClipTextEncoder
 from engine.tokenizer import load_tokenizer
 from engine.upscalers.store import UpscalerSettings, UpscalerStore
+from engine.weights import Digests, TensorFile
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -51,6 +52,7 @@ class LoadedCheckpoint:
     sha256: str
     kind: Kind
     device: torch.device
+    modules: Modules
     conditioner: Conditioner
     denoiser: Denoiser
     encoder: Encoder
@@ -58,6 +60,11 @@ class LoadedCheckpoint:
     loras: LoraStore
     embeddings: Library
     upscalers: UpscalerStore
+
+    @property
+    def bytes(self) -> int:
+        """What the weights take on the device."""
+        return sum(weight.nbytes for module in self.modules for weight in module.parameters())
 
 
 def load_checkpoint(
@@ -67,31 +74,62 @@ def load_checkpoint(
     dtype: str = "auto",
     loras: LoraSettings = NO_LORAS,
     embeddings: Path | None = None,
+    digests: Digests | None = None,
     upscalers: UpscalerSettings = NO_UPSCALERS,
 ) -> LoadedCheckpoint:
-    """Read a .safetensors file in the original LDM layout.
+    """Read a .safetensors file in the original LDM layout, into memory of its own.
 
-    `dtype` "auto" is float16 on a GPU and float32 on a CPU. The VAE stays in float32 where the rest is
-    float16, which it overflows. Replace the file by renaming only: on a CPU its weights are mapped.
-    Raises CheckpointError with the reason, without the path.
+    `dtype` "auto" is float16 on a GPU and float32 on a CPU. `digests` spares the hashing of a known file.
+    Takes as much memory as the weights, and one tensor's besides. Raises CheckpointError with the reason,
+    without the path.
     """
     target = _device(device)
-    kind = told(_header(path))
-    modules = kind.family.build(*read(path))
-    _check_filled(modules)
-    loaded = assemble(
-        *modules,
-        kind=kind if kind.prediction else replace(kind, prediction="epsilon"),
-        device=target,
-        dtype=_dtype(dtype, target),
-        loras=loras,
-        embeddings=load_embeddings(embeddings, _width(modules)) if embeddings else NO_EMBEDDINGS,
-    )
-    if kind.prediction is None and not predicts_noise(loaded):
-        kind = replace(kind, prediction="v")
-        loaded = replace(loaded, kind=kind, denoiser=_denoiser(modules[0], kind))
+    with _opened(path) as file:
+        outlines = file.outlines()
+        kind = told(file.header)
+        modules = kind.build()
+        named = kind.family.named(outlines, modules)
+        loaded = assemble(
+            *modules,
+            kind=kind,
+            device=target,
+            dtype=_dtype(dtype, target),
+            loras=loras,
+            embeddings=load_embeddings(embeddings, _width(modules)) if embeddings else NO_EMBEDDINGS,
+        )
+        sha256 = _fill(modules, named, file, digests or Digests())
     store = UpscalerStore(upscalers, device=target, dtype=_dtype(dtype, target))
-    return replace(loaded, sha256=_sha256(path), upscalers=store)
+    return _with_prediction(replace(loaded, sha256=sha256, upscalers=store))
+
+
+def swap_checkpoint(
+    loaded: LoadedCheckpoint, path: Path, *, digests: Digests | None = None
+) -> LoadedCheckpoint:
+    """Another file's checkpoint in the modules of a loaded one, which must not be used any more.
+
+    Parameters keep their addresses, device and dtype; LoRAs, embeddings and upscalers stay, prompts are
+    encoded anew. Raises CheckpointError, with nothing changed, for a file that cannot be used or is of
+    another architecture. After every other error the modules are of no use: CheckpointLost, where the file
+    could not be read to its end.
+    """
+    with _opened(path) as file:
+        outlines = file.outlines()
+        kind = told(file.header)
+        if not kind.same_modules(loaded.kind):
+            raise CheckpointError(f"{path.name} is of another architecture than what is loaded")
+        named = kind.family.named(outlines, loaded.modules)
+        try:
+            sha256 = _fill(loaded.modules, named, file, digests or Digests())
+        except (InvalidFile, OSError, torch.OutOfMemoryError) as error:
+            raise CheckpointLost(f"{path.name} could not be read to its end: {error}") from error
+    swapped = assemble(
+        *loaded.modules,
+        kind=kind,
+        device=loaded.device,
+        dtype=next(loaded.modules[0].parameters()).dtype,
+        embeddings=loaded.embeddings,
+    )
+    return _with_prediction(replace(swapped, loras=loaded.loras, upscalers=loaded.upscalers, sha256=sha256))
 
 
 @torch.inference_mode()
@@ -120,15 +158,19 @@ def assemble(
     loras: LoraSettings = NO_LORAS,
     embeddings: Library = NO_EMBEDDINGS,
 ) -> LoadedCheckpoint:
-    """A checkpoint from its modules, moved to where and how they shall run: no digest, no upscalers."""
-    vae_dtype = torch.float32 if dtype is torch.float16 else dtype
-    for module in (unet, vae, *text_encoders):
-        own = vae_dtype if module is vae else dtype
-        nn.Module.to(module.eval().requires_grad_(False), device, own)  # diffusers' own `to` warns
+    """A checkpoint from its modules, moved to where and how they shall run: no digest, no upscalers.
+
+    Those on the meta device get memory there, and no values. The VAE is in float32 where the rest is float16,
+    which it overflows.
+    """
+    modules = (unet, vae, *text_encoders)
+    for module in modules:
+        _place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
     return LoadedCheckpoint(
         sha256="",
         kind=kind,
         device=device,
+        modules=modules,
         conditioner=Conditioner(
             [ClipTextEncoder(m, part) for m, part in zip(text_encoders, kind.family.texts, strict=True)],
             cast(Tokenizer, load_tokenizer()),
@@ -145,36 +187,60 @@ def assemble(
     )
 
 
+def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    module.eval().requires_grad_(False)
+    if next(module.parameters()).is_meta:
+        memory = {
+            name: torch.empty_like(outline, device=device, dtype=dtype)
+            for name, outline in module.state_dict().items()
+        }
+        module.load_state_dict(memory, assign=True)
+    nn.Module.to(module, device, dtype)  # diffusers' own `to` warns
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_meta:
+            raise CheckpointError(f"{type(module).__name__} has no values for {name}")
+
+
+def _fill(modules: Modules, named: Sequence[Weights], file: TensorFile, digests: Digests) -> str:
+    """Read the weights to where the modules have theirs. Returns the file's SHA-256, made meanwhile."""
+    targets = [module.state_dict() for module in modules]
+    wanted = [(own[name], to[name]) for own, to in zip(named, targets, strict=True) for name in own]
+    with ThreadPoolExecutor(1) as hashing:
+        sha256 = hashing.submit(digests.of, file)
+        file.read_into(wanted)
+        return sha256.result()
+
+
+def _with_prediction(loaded: LoadedCheckpoint) -> LoadedCheckpoint:
+    """What its UNet predicts found out, where the file does not say."""
+    if loaded.kind.prediction:
+        return loaded
+    kind = replace(loaded.kind, prediction="epsilon" if predicts_noise(loaded) else "v")
+    return replace(loaded, kind=kind, denoiser=_denoiser(loaded.modules[0], kind))
+
+
 def _denoiser(unet: nn.Module, kind: Kind) -> Denoiser:
     levels = scaled_linear(kind.family.align_your_steps, zero_terminal_snr=kind.zero_terminal_snr)
     return Denoiser(unet, levels, kind.prediction or "epsilon")
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A file's tensors, mapped, and its header's metadata. Raises CheckpointError, without the path."""
-    _header(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in list(file.keys())}, file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}") from error
+@contextmanager
+def _opened(path: Path) -> Iterator[TensorFile]:
+    """Decided by suffix and content both: a pickle is refused under every name, and never opened as one.
 
-
-def _header(path: Path) -> Header:
-    """Decided by suffix and content both: a pickle is refused under every name, and never opened as one."""
+    What the file turns out to be, inside too, is a CheckpointError.
+    """
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path.name} is not a .safetensors file; no other kind is loaded")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path.name} where the configuration says it is")
-    return read_header(path)
-
-
-def _check_filled(modules: Modules) -> None:
-    """Every tensor has come from the file, or been made: none is a mere shape."""
-    for module in modules:
-        for name, tensor in chain(module.named_parameters(), module.named_buffers()):
-            if tensor.is_meta:
-                raise CheckpointError(f"{type(module).__name__} has no values for {name}")
+    try:
+        with path.open("rb") as file:
+            yield TensorFile(file)
+    except InvalidFile as error:
+        raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read ({type(error).__name__})") from error
 
 
 def _width(modules: Modules) -> int:
@@ -196,8 +262,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise CheckpointError(f"dtype {name!r} is not one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,13 +37,14 @@ class Tokenizer(Protocol):
 class Cond:
     """What guides an evaluation: a prompt's context (77 · chunks, channels), and what some families add.
 
-    `pooled` (channels,) is SDXL's. `beside` (5, h, w), of checkpoints for inpainting, goes into the UNet with
-    x: the mask, then the latent of the picture without what is masked.
+    `pooled` (channels,) is SDXL's, `aesthetic_score` its refiner's. `beside` (5, h, w), of checkpoints for
+    inpainting, goes into the UNet with x: the mask, then the latent of the picture without what is masked.
     """
 
     context: Tensor
     pooled: Tensor | None = None
     beside: Tensor | None = None
+    aesthetic_score: float | None = None
 
     def zeros(self) -> "Cond":
         """As of no text at all."""

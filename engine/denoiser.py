@@ -32,16 +32,19 @@ PREDICTIONS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = MappingPr
 class Denoiser:
     """Evaluates rows of one latent shape in one call of a UNet, whose output is one of PREDICTIONS.
 
-    Latents stay float32; the UNet runs in its own dtype, on x / √(σ² + 1) and t(σ).
+    Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ).
     """
 
     def __init__(self, unet: nn.Module, levels: NoiseLevels, prediction: str = "epsilon") -> None:
-        self._unet = unet
+        self.unet = unet
         self._scales = PREDICTIONS[prediction]
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
-        parameter = next(unet.parameters())
-        self.device, self._dtype = parameter.device, parameter.dtype
+        self.device = next(unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
 
     def __call__(
         self,
@@ -78,10 +81,10 @@ class Denoiser:
         context, mask = _stacked([cond.context for cond in used])
         skip, scale = self._scales(sigmas)
         with self._loras.added([loras[row] for row in rows] if loras else []):
-            output = self._unet(
-                _with_beside(scaled[rows], used).to(self._dtype),
+            output = self.unet(
+                _with_beside(scaled[rows], used).to(self.dtype),
                 timesteps.to(self.device, torch.float32),
-                encoder_hidden_states=context,
+                encoder_hidden_states=context.to(self.dtype),
                 encoder_attention_mask=mask,
                 added_cond_kwargs=self._added(used, latents.shape[2:]),
                 return_dict=False,
@@ -101,14 +104,18 @@ class Denoiser:
     def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor] | None:
         """Podell et al. 2023: the pooled states, and the sizes in pixels: original, crop's corner, target.
 
-        The original and the target are (height, width) of the latent times 8; nothing is cropped.
+        The original and the target are (height, width) of the latent times 8; nothing is cropped. The refiner
+        has an aesthetic score in the place of the target.
         """
         pooled = [cond.pooled for cond in conds if cond.pooled is not None]
         if not pooled:
             return None
         height, width = (8 * side for side in size)
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"text_embeds": torch.stack(pooled), "time_ids": ids.expand(len(pooled), -1)}
+        scores = [cond.aesthetic_score for cond in conds]
+        last = [[height, width] if score is None else [score] for score in scores]
+        ids = [[height, width, 0, 0, *target] for target in last]
+        time_ids = torch.tensor(ids, dtype=torch.float32, device=self.device)
+        return {"text_embeds": torch.stack(pooled).to(self.dtype), "time_ids": time_ids}
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None, None]

@@ -10,11 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.protocol import CheckpointError, EmbeddingFile
+from engine.weights import TensorFile
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +51,9 @@ def load_embeddings(folder: Path, channels: int) -> Library:
     skipped: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            vectors = _vectors(load_file(path))
-        except (SafetensorError, ValueError, OSError) as error:
+            with path.open("rb") as file:
+                vectors = _vectors(TensorFile(file))
+        except (ValueError, OSError) as error:
             logger.warning("embedding %r cannot be read: %s", path.stem, getattr(error, "strerror", error))
             continue
         if vectors.shape[1] == channels:
@@ -69,25 +69,28 @@ def load_embeddings(folder: Path, channels: int) -> Library:
     return Library(loaded, skipped)
 
 
-def _vectors(tensors: Mapping[str, Tensor]) -> Tensor:
-    """(n, channels), in any of the layouts; ValueError says what is wrong.
+def _vectors(file: TensorFile) -> Tensor:
+    """(n, channels), in any of the layouts; ValueError says what is wrong. Reads only what it returns.
 
     `emb_params` (AUTOMATIC1111, kohya), `clip_l` and `clip_g` (SDXL, whose two encoders' channels stand one
     behind the other here), or the only tensor under any name (diffusers).
     """
-    parts = [tensors[name] for name in ("clip_l", "clip_g") if name in tensors]
-    if "emb_params" in tensors:
-        parts = [tensors["emb_params"]]
-    if not parts and len(tensors) == 1:
-        parts = list(tensors.values())
-    if not parts:
-        raise ValueError(f"it has {len(tensors)} tensors, none of them named emb_params, clip_l or clip_g")
-    rows = [part[None] if part.ndim == 1 else part for part in parts]
-    if any(part.ndim != 2 or len(part) != len(rows[0]) for part in rows):
-        raise ValueError(f"its shapes are {', '.join(str(tuple(part.shape)) for part in parts)}")
-    vectors = torch.cat(rows, dim=1).float()
-    if not 1 <= len(vectors) <= MAX_VECTORS:
-        raise ValueError(f"it has {len(vectors)} vectors; 1 to {MAX_VECTORS} are allowed")
+    shapes = file.header.shapes
+    names: list[str] = [name for name in ("clip_l", "clip_g") if name in shapes]
+    if "emb_params" in shapes:
+        names = ["emb_params"]
+    if not names and len(shapes) == 1:
+        names = list(shapes)
+    if not names:
+        raise ValueError(f"it has {len(shapes)} tensors, none of them named emb_params, clip_l or clip_g")
+    sizes = {name: (1, *shapes[name]) if len(shapes[name]) == 1 else shapes[name] for name in names}
+    count = sizes[names[0]][:1]
+    if any(len(size) != 2 or size[:1] != count for size in sizes.values()):
+        raise ValueError(f"its shapes are {', '.join(str(shapes[name]) for name in names)}")
+    if not 1 <= count[0] <= MAX_VECTORS:
+        raise ValueError(f"it has {count[0]} vectors; 1 to {MAX_VECTORS} are allowed")
+    parts = file.read(names)
+    vectors = torch.cat([parts[name].view(size).float() for name, size in sizes.items()], dim=1)
     if not vectors.isfinite().all():
         raise ValueError("it has values that are not finite")
     return vectors

@@ -14,7 +14,8 @@ import torch
 
 from engine.batcher import Batcher, Waiting
 from engine.checkpoint import LoadedCheckpoint
-from engine.ops import Operation, Picture
+from engine.library import Library
+from engine.ops import Operation, Picture, second_try
 from engine.prepared import Prepared
 from engine.programs import Program, draw
 from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
@@ -81,7 +82,7 @@ class Engine:
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
-        prepared = prepared or Prepared.of(job, self.checkpoint)
+        prepared = prepared or Prepared.of(job, Library(self.checkpoint))
         program = self._program(job, prepared)
         try:
             operation = next(program)
@@ -167,20 +168,33 @@ class Engine:
     def _run(self, batch: Sequence[Operation]) -> Sequence[object]:
         """One result each; an error in the place of the result of an operation that fails even alone.
 
-        A batch that fails is halved until the culprit stands alone. Out of memory also lowers what this
-        key may batch from now on. A broken device is not a row's fault and ends the step.
+        A batch that fails is halved until the culprit stands alone, and that has a second try. Out of memory
+        also lowers what this key may batch from now on. A broken device is not a row's fault and ends the
+        step.
         """
         try:
-            return type(batch[0]).run(batch)
+            results = type(batch[0]).run(batch)
         except Exception as error:
             failure = _own_failure(error, f"{batch[0].name} operation")
-            if len(batch) == 1:
-                return [failure]
+        else:
+            return [self._or_again(op, result) for op, result in zip(batch, results, strict=True)]
+        if len(batch) == 1:
+            return [self._or_again(batch[0], failure)]
         if isinstance(failure, OutOfMemory):
             torch.cuda.empty_cache()
             self._batcher.limit(batch[0].key, sum(op.width for op in batch) // 2)
         middle = len(batch) // 2
         return [*self._run(batch[:middle]), *self._run(batch[middle:])]
+
+    def _or_again(self, operation: Operation, result: object) -> object:
+        """The result; in the place of an error that of a second try, or the first error if that fails too."""
+        again = second_try(operation, result) if isinstance(result, AtelierError) else None
+        if again is None:
+            return result
+        if isinstance(result, OutOfMemory):
+            torch.cuda.empty_cache()
+        (second,) = self._run([again])
+        return result if isinstance(second, AtelierError) else second
 
 
 def _own_failure(error: Exception, where: str) -> AtelierError:
@@ -188,7 +202,7 @@ def _own_failure(error: Exception, where: str) -> AtelierError:
     match error:
         case AtelierError():
             return error
-        case torch.OutOfMemoryError():
+        case torch.OutOfMemoryError() | MemoryError():
             return OutOfMemory("the picture does not fit in the device's memory")
         case torch.AcceleratorError():
             raise error

@@ -10,11 +10,8 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-from engine.protocol import CheckpointError
+from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 16 * 2**20
 
@@ -28,64 +25,63 @@ ITEM_BYTES: Mapping[str, int] = MappingProxyType(
 )
 
 
+class InvalidFile(ValueError):
+    """What is wrong with a file, for whoever asked for it to word. It names neither the file nor its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor in a file: its type's name there, and its bytes, from `begin` to `end` behind the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says of itself: metadata, and its tensors' shapes by name."""
+    """What a file says of itself: metadata, and its tensors by name. Its own bytes are the first `length`."""
 
     metadata: Mapping[str, str]
-    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, Stored]
+    length: int
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: stored.shape for name, stored in self.tensors.items()}
+
+    def check(self, size: int) -> None:
+        """Raises InvalidFile unless tensors of known types fill a file of `size` bytes exactly."""
+        size -= self.length
+        places = sorted((stored.begin, stored.end) for stored in self.tensors.values())
+        if any(end != begin for (_, end), (begin, _) in pairwise([(0, 0), *places, (size, size)])):
+            raise InvalidFile(f"its tensors do not fill its {size} bytes one behind another")
+        for name, stored in self.tensors.items():
+            if stored.dtype not in ITEM_BYTES:
+                raise InvalidFile(f"it holds tensors of the unknown type {stored.dtype[:20]!r}")
+            if stored.end - stored.begin != math.prod(stored.shape) * ITEM_BYTES[stored.dtype]:
+                raise InvalidFile(f"{name[:100]} has not as many bytes as its shape says")
 
 
-def read_header(path: Path) -> Header:
-    """Raises CheckpointError, without the path, unless tensors of known types fill the file exactly."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= MAX_HEADER_BYTES:
-            raise _invalid(path, f"its header would be {length} bytes; 2 to {MAX_HEADER_BYTES} are allowed")
-        text = file.read(length)
+def read_header(file: BinaryIO) -> Header:
+    """The header of a file that has just been opened, as it says. Raises InvalidFile if it cannot be read."""
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    if not 2 <= length <= MAX_HEADER_BYTES:
+        raise InvalidFile(f"its header would be {length} bytes; 2 to {MAX_HEADER_BYTES} are allowed")
     try:
-        entries = json.loads(text)
+        entries = json.loads(file.read(length))
         metadata = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
-        shapes = {name: _shape(entry) for name, entry in entries.items()}
-        places = {name: _place(entry) for name, entry in entries.items()}
+        tensors = {name: _stored(entry) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _invalid(path, "its header cannot be read") from None
-    _check_places(path, places, 8 + length)
-    for name, entry in entries.items():
-        begin, end = places[name]
-        if end - begin != math.prod(shapes[name]) * _item_bytes(path, entry["dtype"]):
-            raise _invalid(path, f"{name[:100]} has not as many bytes as its shape says")
-    return Header(metadata, shapes)
+        raise InvalidFile("its header cannot be read") from None
+    return Header(metadata, tensors, 8 + length)
 
 
-def _shape(entry: Mapping[str, Any]) -> tuple[int, ...]:
-    shape = tuple(entry["shape"])
-    if not all(type(side) is int and side >= 0 for side in shape):
-        raise ValueError(shape)
-    return shape
-
-
-def _place(entry: Mapping[str, Any]) -> tuple[int, int]:
+def _stored(entry: Mapping[str, Any]) -> Stored:
     begin, end = entry["data_offsets"]
-    if not (type(begin) is type(end) is int and 0 <= begin <= end):
-        raise ValueError((begin, end))
-    return begin, end
-
-
-def _check_places(path: Path, places: Mapping[str, tuple[int, int]], start: int) -> None:
-    """The tensors leave no gap, share no byte and end where the file ends."""
-    size = path.stat().st_size - start
-    borders = [(0, 0), *sorted(places.values()), (size, size)]
-    if any(end != begin for (_, end), (begin, _) in pairwise(borders)):
-        raise _invalid(path, f"its tensors do not fill its {size} bytes one behind another")
-
-
-def _item_bytes(path: Path, dtype: object) -> int:
-    if dtype not in ITEM_BYTES:
-        raise _invalid(path, f"it holds tensors of the unknown type {str(dtype)[:20]!r}")
-    return ITEM_BYTES[str(dtype)]
-
-
-def _invalid(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{path.name} is not a valid safetensors file: {reason}")
+    shape = tuple(entry["shape"])
+    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or begin > end:
+        raise ValueError(entry)
+    return Stored(str(entry["dtype"]), shape, begin, end)

@@ -5,7 +5,7 @@ equal `key` and hands them to `run`, which answers one result each, in order.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
@@ -17,12 +17,18 @@ from engine.codec import Decoder, Encoder
 from engine.conditioning import Cond, Conditioner
 from engine.denoiser import Denoiser
 from engine.lora.layers import Weighted
+from engine.precision import in_float32
 from engine.prompts import Prompt
+from engine.protocol import AtelierError, NotFinite, OutOfMemory
+from engine.tiling import circular
 from engine.upscalers.resize import resize
 from engine.upscalers.upscaler import Upscaler
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
+
+TILED_ABOVE = 1536 * 1536
+"""Larger pictures, in pixels, are encoded and decoded in overlapping tiles, unless they are `tiling`."""
 
 
 class Operation(Protocol):
@@ -75,7 +81,10 @@ class Encode:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EncodeImage:
-    """A picture (8h, 8w, 3) to its latent (4, h, w). Its values may lie between those of whole pixels."""
+    """A picture (8h, 8w, 3) to its latent (4, h, w). Its values may lie between those of whole pixels.
+
+    Answers NotFinite for a latent that is not.
+    """
 
     name: ClassVar[str] = "encode_image"
     max_rows: ClassVar[int | None] = 4
@@ -84,14 +93,25 @@ class EncodeImage:
     encoder: Encoder
     pixels: Picture | npt.NDArray[np.float32]
     remaining: int
+    tiling: bool = False
+    precise: bool = False
+    tiled: bool = False
+
+    @property
+    def in_tiles(self) -> bool:
+        height, width, _ = self.pixels.shape
+        return self.tiled or (height * width > TILED_ABOVE and not self.tiling)
 
     @property
     def key(self) -> Hashable:
-        return self.name, id(self.encoder), self.pixels.shape
+        return self.name, id(self.encoder), self.pixels.shape, self.tiling, self.precise, self.tiled
 
     @classmethod
-    def run(cls, batch: Sequence[Self]) -> Sequence[Tensor]:
-        return batch[0].encoder([op.pixels for op in batch])
+    def run(cls, batch: Sequence[Self]) -> Sequence[object]:
+        first = batch[0]
+        vae = first.encoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return _finite(first.encoder([op.pixels for op in batch], tiled=first.in_tiles))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -148,7 +168,7 @@ class Evaluate:
 
     uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
     The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
-    `loras` are the row's own, and no part of the key.
+    `loras` are the row's own, and no part of the key. Answers NotFinite for a row that is not.
     """
 
     name: ClassVar[str] = "evaluate"
@@ -163,27 +183,33 @@ class Evaluate:
     remaining: int
     loras: Sequence[Weighted] = ()
     both: bool = False
+    tiling: bool = False
+    precise: bool = False
 
     @property
     def key(self) -> Hashable:
-        """Model and latent's shape; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape)
+        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
+        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
 
     @property
     def width(self) -> int:
         return len(self.conds) + (self.uncond is not None)
 
     @classmethod
-    def run(cls, batch: Sequence[Self]) -> Sequence[Tensor]:
-        return batch[0].denoiser(
-            x=[op.x for op in batch],
-            sigma=[op.sigma for op in batch],
-            conds=[op.conds for op in batch],
-            uncond=[op.uncond for op in batch],
-            guidance_scale=[op.guidance_scale for op in batch],
-            loras=[op.loras for op in batch],
-            both=[op.both for op in batch],
-        )
+    def run(cls, batch: Sequence[Self]) -> Sequence[object]:
+        first, denoiser = batch[0], batch[0].denoiser
+        with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
+            return _finite(
+                denoiser(
+                    x=[op.x for op in batch],
+                    sigma=[op.sigma for op in batch],
+                    conds=[op.conds for op in batch],
+                    uncond=[op.uncond for op in batch],
+                    guidance_scale=[op.guidance_scale for op in batch],
+                    loras=[op.loras for op in batch],
+                    both=[op.both for op in batch],
+                )
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -197,11 +223,42 @@ class Decode:
 
     decoder: Decoder
     x: Tensor
+    tiling: bool = False
+    precise: bool = False
+    tiled: bool = False
+
+    @property
+    def in_tiles(self) -> bool:
+        _, height, width = self.x.shape
+        return self.tiled or (64 * height * width > TILED_ABOVE and not self.tiling)
 
     @property
     def key(self) -> Hashable:
-        return self.name, id(self.decoder), tuple(self.x.shape)
+        return self.name, id(self.decoder), tuple(self.x.shape), self.tiling, self.precise, self.tiled
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
-        return batch[0].decoder([op.x for op in batch])
+        first = batch[0]
+        vae = first.decoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return first.decoder([op.x for op in batch], tiled=first.in_tiles)
+
+
+def _finite(rows: Sequence[Tensor]) -> list[Tensor | NotFinite]:
+    """The rows, with NotFinite in the place of one that is not; of two latents in one the first counts."""
+    counting = torch.stack([row[0] if row.ndim == 4 else row for row in rows])
+    finite = torch.isfinite(counting).flatten(1).all(dim=1).tolist()
+    return [
+        row if ok else NotFinite("the latent is not finite: the model diverged on this job")
+        for row, ok in zip(rows, finite, strict=True)
+    ]
+
+
+def second_try(operation: Operation, failure: AtelierError) -> Operation | None:
+    """What may succeed where an operation failed alone, if anything: in float32, or with less memory."""
+    match operation, failure:
+        case Evaluate() | EncodeImage() | Decode(), NotFinite():
+            return None if operation.precise else replace(operation, precise=True)
+        case EncodeImage() | Decode(), OutOfMemory():
+            return None if operation.in_tiles or operation.tiling else replace(operation, tiled=True)
+    return None

@@ -110,6 +110,18 @@ IMAGE_UPSCALERS = ("None", "Lanczos", "Nearest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refiner:
+    """A checkpoint that takes over on the way, at `switch_at`: 0 from the beginning, 1 never.
+
+    That is a share of the evaluations, or, with `by_timestep`, of the training timesteps from the last to 0.
+    """
+
+    checkpoint: str
+    switch_at: float
+    by_timestep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hires:
     """The second pass of a hires fix.
 
@@ -118,6 +130,7 @@ class Hires:
     × `height`. Then exactly `steps` sampling steps are made from `denoising_strength` on; 0 makes none.
     """
 
+    checkpoint: str
     upscaler: str
     upscaled_width: int
     upscaled_height: int
@@ -130,6 +143,7 @@ class Hires:
     eta: float
     prompt: str
     negative_prompt: str
+    refiner: Refiner | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +157,8 @@ class Job:
     `noise_source` is one of NOISE_SOURCES. `discard_next_to_last_sigma`: as some samplers always do.
     The prompt's `<lora:…>` tags are applied unless `extra_networks` is false; they are never text.
     `emphasis` is one of EMPHASIS. `old_scheduling`: in prompts, a number of steps below 1 is a fraction.
+    `refiner` is the first pass's. `vae` is a file's name; empty: the checkpoint's own. `tiling`: opposite
+    edges of the picture fit one another.
     `priority`: smaller runs earlier.
     """
 
@@ -176,6 +192,9 @@ class Job:
     extra_networks: bool = True
     emphasis: str = "Original"
     old_scheduling: bool = False
+    refiner: Refiner | None = None
+    vae: str = ""
+    tiling: bool = False
     priority: int = 0
 
     def second_pass(self) -> "Job":
@@ -184,6 +203,7 @@ class Job:
         hires = self.hires
         return replace(
             self,
+            checkpoint=hires.checkpoint,
             prompt=hires.prompt,
             negative_prompt=hires.negative_prompt,
             width=hires.width,
@@ -192,6 +212,7 @@ class Job:
             sampler=hires.sampler,
             schedule=hires.schedule,
             eta=hires.eta,
+            refiner=hires.refiner,
             hires=None,
         )
 
@@ -335,6 +356,10 @@ class DeadlineExceeded(AtelierError):
 
 class CheckpointError(AtelierError):
     """A checkpoint file cannot be used. Raised while loading, never by a job."""
+
+
+class CheckpointLost(AtelierError):
+    """A loaded checkpoint's weights were half overwritten by another file's: it has to be loaded anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

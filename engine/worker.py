@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
+from engine.library import Library
 from engine.lora.job import infotext
-from engine.prepared import Prepared, is_slow
+from engine.prepared import Prepared, is_quick
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
 
 IDLE_BEAT_SECONDS = 0.5
+PREPARING = 16
+"""Jobs at a time for which something is read, loaded or waited for."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,13 +49,18 @@ class _Ticket:
 
 
 class Worker:
-    """`await worker.run(job)` from any event loop; start and stop it once."""
+    """`await worker.run(job)` from any event loop; start and stop it once.
 
-    def __init__(self, engine: Engine, *, png_threads: int = 2) -> None:
+    `library` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
+    """
+
+    def __init__(self, engine: Engine, library: Library | None = None, *, png_threads: int = 2) -> None:
         self._engine = engine
+        self._library = library or Library(engine.checkpoint)
         self._inbox: queue.SimpleQueue[tuple[str, _Ticket]] = queue.SimpleQueue()
         self._tickets: dict[int, _Ticket] = {}
         self._codec = ThreadPoolExecutor(png_threads, thread_name_prefix="png")
+        self._preparing = ThreadPoolExecutor(PREPARING, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._beat = time.monotonic()
         self._stopping = threading.Event()
@@ -86,9 +94,10 @@ class Worker:
 
     async def _prepared(self, job: Job) -> Prepared:
         """In a thread of its own where something has to be read or loaded."""
-        if is_slow(job):
-            return await asyncio.to_thread(Prepared.of, job, self._engine.checkpoint)
-        return Prepared.of(job, self._engine.checkpoint)
+        if is_quick(job):
+            return Prepared.of(job, self._library)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparing, Prepared.of, job, self._library)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""
@@ -109,6 +118,7 @@ class Worker:
         self._stopping.set()
         await asyncio.to_thread(self._thread.join)
         self._codec.shutdown(wait=False)
+        self._preparing.shutdown(wait=False)
 
     def _loop(self) -> None:
         try:
@@ -179,7 +189,7 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         infotext=text,
         lora_hashes=prepared.lora_hashes,
         warnings=prepared.warnings,
-        inpainting=prepared.first.checkpoint.kind.inpainting,
+        inpainting=prepared.first[0].checkpoint.kind.inpainting,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

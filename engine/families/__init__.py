@@ -6,16 +6,23 @@ A new family is a module with a `FAMILY`, and a line in FAMILIES.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from engine.families import sd1, sd2, sdxl
-from engine.families.family import FIRST_LAYER, Family, Kind, Shapes
+from engine.families import sd1, sd2, sdxl, sdxl_refiner
+from engine.families.family import (
+    FIRST_LAYER,
+    INPAINTING_CHANNELS,
+    LATENT_CHANNELS,
+    Family,
+    Kind,
+    Shapes,
+    read_sizes,
+)
 from engine.header import Header
 from engine.protocol import CheckpointError
 
-FAMILIES: Sequence[Family] = (sd1.FAMILY, sd2.FAMILY, sdxl.FAMILY)
+FAMILIES: Sequence[Family] = (sd1.FAMILY, sd2.FAMILY, sdxl.FAMILY, sdxl_refiner.FAMILY)
 
 KNOWN_OTHERS: Mapping[str, str] = MappingProxyType(
     {
-        "conditioner.embedders.0.model.": "an SDXL refiner",
         "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3",
         "model.diffusion_model.double_blocks.": "a Flux",
         "double_blocks.": "a Flux",
@@ -28,7 +35,6 @@ PREDICTION_TYPES: Mapping[str, str | None] = MappingProxyType(
     {"": None, "epsilon": "epsilon", "v": "v", "v_prediction": "v"}
 )
 """What the metadata may say, and nothing."""
-INPAINTING_CHANNELS = 9
 
 
 def told(header: Header) -> Kind:
@@ -51,6 +57,7 @@ def told(header: Header) -> Kind:
         prediction="epsilon" if inpainting and prediction is None else prediction,
         zero_terminal_snr="ztsnr" in shapes,
         inpainting=inpainting,
+        sizes=read_sizes(header.metadata),
     )
     if kind.zero_terminal_snr and kind.prediction == "epsilon":
         raise CheckpointError("the file is marked ztsnr but not v_pred: at no signal, noise predicts nothing")
@@ -62,7 +69,7 @@ def _prediction(header: Header) -> str | None:
     said = header.metadata.get("modelspec.prediction_type", "").lower()
     if said not in PREDICTION_TYPES:
         raise CheckpointError(f"modelspec.prediction_type {said[:40]!r} is not available in this version")
-    return "v" if "v_pred" in header.shapes else PREDICTION_TYPES[said]
+    return "v" if "v_pred" in header.tensors else PREDICTION_TYPES[said]
 
 
 def _names() -> str:
@@ -73,10 +80,10 @@ def _check_parts(shapes: Shapes) -> None:
     first = shapes.get(FIRST_LAYER)
     if first is None:
         raise CheckpointError("the file has no UNet: it may be a VAE, a LoRA or an embedding")
-    if len(first) != 4 or first[1] not in (4, INPAINTING_CHANNELS):
+    if len(first) != 4 or first[1] not in (LATENT_CHANNELS, INPAINTING_CHANNELS):
         raise CheckpointError(
-            f"the UNet's first layer is {first}; this version runs those of 4 input channels, and of "
-            f"{INPAINTING_CHANNELS} for inpainting"
+            f"the UNet's first layer is {first}; this version runs those of {LATENT_CHANNELS} input "
+            f"channels, and of {INPAINTING_CHANNELS} for inpainting"
         )
     if not any(name.startswith("first_stage_model.decoder.") for name in shapes):
         raise CheckpointError("the file has no VAE; this version needs one inside the checkpoint")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.loaders.single_file_utils import (
@@ -28,6 +28,10 @@ Modules = tuple[nn.Module, ...]
 ARCHITECTURE_KEY = "atelier.architecture"
 """Header entry of a file whose sizes are not its family's: JSON of what differs, by part."""
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+LATENT_CHANNELS = 4
+INPAINTING_CHANNELS = 9
+SHOWN = 3
+"""How many of a file's faults an error names."""
 
 VAE: Mapping[str, Any] = MappingProxyType(
     {
@@ -79,7 +83,8 @@ class Family:
     """Checkpoints of one architecture. `marks` are tensors of which a file of it has all of one set.
 
     `prediction` is "epsilon" or "v" where the file says nothing; None: it has to be found out by evaluating.
-    `zero_empty_negative`: an empty negative prompt is conditioning of zeros.
+    `zero_empty_negative`: an empty negative prompt is conditioning of zeros. `aesthetic_scores`: of pictures
+    as the prompt and as the negative prompt say, where the UNet is conditioned on that.
     """
 
     name: str
@@ -90,21 +95,35 @@ class Family:
     prediction: str | None = "epsilon"
     align_your_steps: Sequence[float] = ALIGN_YOUR_STEPS_SD1
     zero_empty_negative: bool = False
+    aesthetic_scores: tuple[float, float] | None = None
+
+    @property
+    def latent_scale(self) -> float:
+        """What tells families' latents apart: one's cannot be read by another where it differs."""
+        return float(self.vae["scaling_factor"])
 
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is of this family, told from its header alone."""
         return any(marks <= shapes.keys() for marks in self.marks)
 
-    def build(self, weights: Weights, metadata: Mapping[str, str]) -> Modules:
-        """Modules with these weights, sharing their storage. Raises CheckpointError where they do not fit."""
-        sizes = _sizes(metadata)
-        channels = {"in_channels": weights[FIRST_LAYER].shape[1]}
-        with torch.device("meta"):
-            unet = UNet2DConditionModel(**{**self.unet, **sizes.get("unet", {}), **channels})
-            vae = AutoencoderKL(**{**self.vae, **sizes.get("vae", {})})
-        _fill(unet, _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"), "UNet")
-        _fill(vae, _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"), "VAE")
-        return unet, vae, *(_text_encoder(part, weights, sizes) for part in self.texts)
+    def named(self, weights: Weights, modules: Modules) -> Sequence[Weights]:
+        """A file's tensors under each module's own names, as views of them.
+
+        Raises CheckpointError unless they are the modules' tensors, all of them and in their shapes.
+        """
+        unet, vae, *text_encoders = modules
+        parts = ["UNet", "VAE", *(part.name.replace("_", " ") for part in self.texts)]
+        named = [
+            _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"),
+            _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"),
+            *(
+                part.weights(weights, cast(Any, module).config.num_hidden_layers)
+                for part, module in zip(self.texts, text_encoders, strict=True)
+            ),
+        ]
+        for part, own, module in zip(parts, named, modules, strict=True):
+            _check_fit(part, own, module.state_dict())
+        return named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,22 +131,39 @@ class Kind:
     """What a file is: its family, and what the files of that differ in.
 
     `prediction` None has to be found out by evaluating. `inpainting`: the UNet has nine channels of input.
+    `sizes` is JSON of what differs from the family's, by part.
     """
 
     family: Family
     prediction: str | None = "epsilon"
     zero_terminal_snr: bool = False
     inpainting: bool = False
+    sizes: str = "{}"
+
+    def same_modules(self, other: "Kind") -> bool:
+        """Whether the weights of one fit into the modules of the other and mean the same there."""
+        mine, others = ((kind.family.name, kind.inpainting, kind.sizes) for kind in (self, other))
+        return mine == others
+
+    def build(self) -> Modules:
+        """Modules on the meta device: their tensors have shapes, but values only where no file has them."""
+        sizes = json.loads(self.sizes)
+        channels = {"in_channels": INPAINTING_CHANNELS if self.inpainting else LATENT_CHANNELS}
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**{**self.family.unet, **sizes.get("unet", {}), **channels})
+            vae = AutoencoderKL(**{**self.family.vae, **sizes.get("vae", {})})
+        return unet, vae, *(_text_encoder(part, sizes.get(part.name, {})) for part in self.family.texts)
 
 
-def _sizes(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def read_sizes(metadata: Mapping[str, str]) -> str:
+    """A header's `Kind.sizes`, in one form whatever the order of its keys. Raises CheckpointError."""
     try:
         sizes = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
     except ValueError:
         sizes = None
     if not (isinstance(sizes, dict) and all(isinstance(part, dict) for part in sizes.values())):
         raise CheckpointError(f"the header's {ARCHITECTURE_KEY} is no JSON object of objects")
-    return sizes
+    return json.dumps(sizes, sort_keys=True)
 
 
 def _converted(
@@ -139,15 +175,14 @@ def _converted(
         raise CheckpointError(f"the {part} does not fit the architecture: it has no {error}") from error
 
 
-def _text_encoder(part: TextPart, weights: Weights, sizes: Mapping[str, Any]) -> nn.Module:
+def _text_encoder(part: TextPart, sizes: Mapping[str, Any]) -> nn.Module:
     with torch.device("meta"):
-        module = text_module(part, sizes.get(part.name, {}))
-    _fill(module, part.weights(weights, module.config.num_hidden_layers), part.name.replace("_", " "))
+        module = text_module(part, sizes)
     embeddings = getattr(module, "text_model", module).embeddings
     positions = torch.arange(module.config.max_position_embeddings)[None]
     embeddings.register_buffer("position_ids", positions, persistent=False)
-    filled: nn.Module = module
-    return filled
+    built: nn.Module = module
+    return built
 
 
 def text_module(part: TextPart, sizes: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -156,10 +191,21 @@ def text_module(part: TextPart, sizes: Mapping[str, Any] = MappingProxyType({}))
     return (CLIPTextModelWithProjection if part.pooled else CLIPTextModel)(config)
 
 
-def _fill(module: nn.Module, weights: Weights, part: str) -> None:
-    """Strict: a tensor too few, too many or of another shape is an error, never a random weight."""
-    try:
-        module.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[2].strip()[:300]
-        raise CheckpointError(f"the {part} does not fit the architecture: {reason}") from error
+def _check_fit(part: str, weights: Weights, own: Weights) -> None:
+    """Strict: a tensor too few, too many, of another shape or not of floats is an error."""
+    misfits = {
+        name: _misfit(weights.get(name), own.get(name)) for name in sorted(weights.keys() | own.keys())
+    }
+    wrong = [f"{name} {misfit}" for name, misfit in misfits.items() if misfit]
+    if wrong:
+        raise CheckpointError(f"the {part} does not fit the architecture: {'; '.join(wrong[:SHOWN])}")
+
+
+def _misfit(stored: Tensor | None, own: Tensor | None) -> str:
+    if stored is None:
+        return "is missing"
+    if own is None:
+        return "is unknown"
+    if stored.shape != own.shape:
+        return f"is {tuple(stored.shape)}, not {tuple(own.shape)}"
+    return "" if stored.is_floating_point() else f"is stored as {str(stored.dtype)[6:]}"

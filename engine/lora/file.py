@@ -4,24 +4,21 @@ A layer with weight W becomes W + weight · (alpha / rank) · up · down (Hu et 
 has its kernel and its `up` is 1×1 (LoCon). With a `mid`, `down` and `up` are both 1×1.
 """
 
-import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from engine.header import Header, InvalidFile
 from engine.lora import names
 from engine.protocol import LoraError
+from engine.weights import TensorFile
 
-MAX_HEADER_BYTES = 16 * 2**20
 FLOATS = ("F64", "F32", "F16", "BF16")
 UNUSUAL = ("alpha_pattern", "use_rslora", "use_dora")
 """What PEFT's configuration must not say: it would change the scale, or the kind of network."""
@@ -71,20 +68,6 @@ class Lora:
     text_encoder_2: Mapping[str, LowRank] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What a file says of itself: metadata, and shape and stored type by key. Its own bytes are `raw`."""
-
-    metadata: Mapping[str, str]
-    shapes: Mapping[str, Shape]
-    dtypes: Mapping[str, str]
-    raw: bytes
-
-    @property
-    def alias(self) -> str:
-        return self.metadata.get("ss_output_name", "")
-
-
 def layers(unet: nn.Module, *text_encoders: nn.Module) -> dict[str, Layer]:
     """Every layer that a LoRA may change, under every name that a file may have for it."""
     found: dict[str, Layer] = {}
@@ -109,24 +92,12 @@ def _changeable(module: nn.Module) -> list[tuple[str, Shape]]:
     ]
 
 
-def read_header(file: BinaryIO, name: str) -> Header:
-    """The header of an open file, which is then left at its first tensor. Raises LoraError."""
-    start = file.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    if not 2 <= length <= MAX_HEADER_BYTES:
-        raise LoraError(f"LoRA {name!r} is no safetensors file: its header is not of an allowed length")
-    text = file.read(length)
+def tensor_file(file: BinaryIO, name: str) -> TensorFile:
+    """A file that has just been opened, with its header. Raises LoraError."""
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", {})
-        return Header(
-            {str(key): str(value) for key, value in metadata.items()},
-            {key: tuple(int(n) for n in entry["shape"]) for key, entry in entries.items()},
-            {key: str(entry["dtype"]) for key, entry in entries.items()},
-            start + text,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise LoraError(f"LoRA {name!r} is no safetensors file: its header cannot be read") from None
+        return TensorFile(file)
+    except InvalidFile as error:
+        raise LoraError(f"LoRA {name!r} is no safetensors file: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +114,11 @@ def plan(header: Header, known: Mapping[str, Layer], name: str) -> Plan:
     Raises LoraError: for another kind of network by its name, for a layer of another shape with both
     shapes, for tensors that no layer of this model answers to with some of their keys.
     """
-    if kind := names.refused_kind(header.shapes):
+    if kind := names.refused_kind(header.tensors):
         raise LoraError(f"LoRA {name!r} is a {kind}; this version applies plain low-rank changes only")
     changes: dict[Layer, dict[str, str]] = {}
     unknown = []
-    for key in header.shapes:
+    for key in header.tensors:
         ending = names.split(key)
         layer = known.get(ending[0]) if ending else None
         if ending is None or layer is None:
@@ -162,7 +133,7 @@ def plan(header: Header, known: Mapping[str, Layer], name: str) -> Plan:
     if not changes:
         raise LoraError(f"LoRA {name!r} changes nothing")
     numbers = sum(
-        header.shapes[keys["down"]][0] * (layer.shape[0] + math.prod(layer.shape[1:]))
+        header.tensors[keys["down"]].shape[0] * (layer.shape[0] + math.prod(layer.shape[1:]))
         for layer, keys in changes.items()
     )
     return Plan(changes, numbers)
@@ -173,9 +144,10 @@ def _check(layer: Layer, keys: Mapping[str, str], header: Header, name: str) -> 
     if missing:
         raise LoraError(f"LoRA {name!r} has no {' and no '.join(missing)} for layer {layer}")
     for part, key in keys.items():
-        if part != "alpha" and header.dtypes[key] not in FLOATS:
-            raise LoraError(f"LoRA {name!r} is stored as {header.dtypes[key]}, not as one of {FLOATS}")
-    shape = {part: header.shapes[key] for part, key in keys.items()}
+        dtype = header.tensors[key].dtype
+        if part != "alpha" and dtype not in FLOATS:
+            raise LoraError(f"LoRA {name!r} is stored as {dtype}, not as one of {FLOATS}")
+    shape = {part: header.tensors[key].shape for part, key in keys.items()}
     if not _is_low_rank(shape):
         stored = " and ".join(
             f"{part} {_shown(shape[part])}" for part in ("down", "mid", "up") if part in shape
@@ -210,19 +182,14 @@ def _shown(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def load(
-    file: BinaryIO, header: Header, plan: Plan, name: str, *, device: torch.device, dtype: torch.dtype
-) -> Lora:
-    """Read the tensors that follow the header of an open file, into memory of their own.
-
-    Raises LoraError for a file that is cut short or holds NaN or infinity in `dtype`.
-    """
-    content = file.read()
+def load(file: TensorFile, plan: Plan, name: str, *, device: torch.device, dtype: torch.dtype) -> Lora:
+    """Read what the plan is of. Raises LoraError for a file that is damaged or not finite in `dtype`."""
     try:
-        tensors = load_safetensors(header.raw + content)
-    except SafetensorError as error:
+        tensors = file.read(key for keys in plan.changes.values() for key in keys.values())
+        digest = file.sha256(file.header.length)
+    except InvalidFile as error:
         raise LoraError(f"LoRA {name!r} is no valid safetensors file: {error}") from None
-    trained = _alphas(header, name)
+    trained = _alphas(file.header, name)
     parts: dict[Part, dict[str, LowRank]] = {part: {} for part in get_args(Part)}
     for layer, keys in plan.changes.items():
         stored = {part: tensors[key] for part, key in keys.items()}
@@ -230,10 +197,9 @@ def load(
         if not (_finite(change.down) and _finite(change.up) and math.isfinite(change.scale)):
             raise LoraError(f"LoRA {name!r} is not finite at layer {layer} in {str(dtype)[6:]}")
         parts[layer.part][layer.path] = LowRank(change.down.to(device), change.up.to(device), change.scale)
-    digest = hashlib.sha256(content).hexdigest()
     return Lora(
         name=name,
-        hash=_shown_hash(header, digest),
+        hash=_shown_hash(file.header, digest),
         digest=digest,
         bytes=sum(t.nbytes for part in parts.values() for c in part.values() for t in (c.down, c.up)),
         unet=parts["unet"],

@@ -32,8 +32,8 @@ NO_LORAS = JobLoras()
 
 
 def names_loras(job: Job) -> bool:
-    """Whether there may be anything to look up for it."""
-    return "<" in job.prompt or (job.hires is not None and "<" in job.hires.prompt)
+    """Whether there may be anything to look up for its first pass."""
+    return "<" in job.prompt
 
 
 def job_loras(job: Job, store: LoraStore, field: str = "prompt") -> JobLoras:

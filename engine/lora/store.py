@@ -10,7 +10,7 @@ import torch
 
 from engine.cache import Cache
 from engine.folder import Folder
-from engine.lora.file import Header, Layer, Lora, load, plan, read_header
+from engine.lora.file import Layer, Lora, load, plan, tensor_file
 from engine.protocol import JobFailed, LoraError, LoraFile, OutOfMemory
 
 MAX_METADATA_CHARS = 1000
@@ -73,9 +73,9 @@ class LoraStore:
 
     def _load(self, path: Path) -> Lora:
         name = path.stem
-        with path.open("rb") as file:
-            header = read_header(file, name)
-            planned = plan(header, self._layers, name)
+        with path.open("rb") as opened:
+            file = tensor_file(opened, name)
+            planned = plan(file.header, self._layers, name)
             needed = planned.numbers * self._dtype.itemsize
             if needed > self._max_bytes:
                 raise LoraError(
@@ -83,19 +83,21 @@ class LoraStore:
                     "that LoRAs may take"
                 )
             try:
-                return load(file, header, planned, name, device=self._device, dtype=self._dtype)
+                return load(file, planned, name, device=self._device, dtype=self._dtype)
             except torch.OutOfMemoryError:
                 raise OutOfMemory(f"LoRA {name!r} does not fit in the device's memory now") from None
 
 
 def _described(path: Path, filename: str) -> LoraFile:
+    metadata: Mapping[str, str] = {}
     try:
         with path.open("rb") as file:
-            header = read_header(file, path.stem)
+            metadata = tensor_file(file, path.stem).header.metadata
     except LoraError:
-        header = Header({}, {}, {}, b"")
-    short = {key: text for key, text in header.metadata.items() if len(text) <= MAX_METADATA_CHARS}
-    return LoraFile(name=path.stem, alias=header.alias or path.stem, filename=filename, metadata=short)
+        pass  # it is listed, and refused with the reason when it is asked for
+    short = {key: text for key, text in metadata.items() if len(text) <= MAX_METADATA_CHARS}
+    alias = metadata.get("ss_output_name") or path.stem
+    return LoraFile(name=path.stem, alias=alias, filename=filename, metadata=short)
 
 
 def _names(files: Mapping[Path, LoraFile]) -> dict[str, Path]:

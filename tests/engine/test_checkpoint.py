@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import assemble, load_checkpoint
 from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError
-from tests.tiny import tiny_modules, write_checkpoint
+from tests.tiny import read_checkpoint, tiny_modules, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +21,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rewritten(file: Path, target: Path, drop: str = "", rename: tuple[str, str] = ("", "")) -> Path:
-    with safe_open(file, framework="pt") as opened:
-        weights = {
-            name.replace(*rename): opened.get_tensor(name)
-            for name in opened.keys()  # noqa: SIM118
-            if not (drop and name.startswith(drop))
-        }
-        save_file(weights, target, metadata=opened.metadata())
+    tensors, metadata = read_checkpoint(file)
+    weights = {
+        name.replace(*rename): tensor
+        for name, tensor in tensors.items()
+        if not (drop and name.startswith(drop))
+    }
+    save_file(weights, target, metadata=metadata)
     return target
 
 
@@ -108,6 +107,43 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=reason) as caught:
             load_checkpoint(tmp_path / name, device="cpu")
         assert str(tmp_path) not in str(caught.value)
+
+
+def test_tensors_that_no_module_has_change_nothing(file: Path, tmp_path: Path) -> None:
+    weights, metadata = read_checkpoint(file)
+    ema = {f"model_ema.{name.replace('.', '')}": -tensor for name, tensor in weights.items()}
+    save_file(weights | ema | {"betas": torch.ones(1000)}, tmp_path / "x.safetensors", metadata=metadata)
+    plain, full = (load_checkpoint(p, device="cpu") for p in (file, tmp_path / "x.safetensors"))
+    assert full.bytes == plain.bytes == sum(w.nbytes for w in weights.values())
+    assert all(
+        torch.equal(a, b)
+        for mine, others in zip(plain.modules, full.modules, strict=True)
+        for a, b in zip(mine.parameters(), others.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits_are_loaded_as_what_they_stand_for(
+    file: Path, tmp_path: Path, stored: torch.dtype
+) -> None:
+    tensors, metadata = read_checkpoint(file)
+    weights = {
+        name: tensor.to(stored) if name.startswith("model.diffusion_model.") else tensor
+        for name, tensor in tensors.items()
+    }
+    save_file(weights, tmp_path / "x.safetensors", metadata=metadata)
+    loaded = load_checkpoint(tmp_path / "x.safetensors", device="cpu", dtype="bfloat16")
+    own = loaded.denoiser.unet.state_dict()["conv_in.weight"]
+    assert torch.equal(own, weights["model.diffusion_model.input_blocks.0.0.weight"].bfloat16())
+
+
+def test_weights_that_are_not_floats_are_refused(file: Path, tmp_path: Path) -> None:
+    """They would be quantised ones, which mean other numbers than they are."""
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    weights, metadata = read_checkpoint(file)
+    save_file({**weights, name: weights[name].char()}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"UNet does not fit.*stored as int8"):
+        load_checkpoint(tmp_path / "x.safetensors", device="cpu")
 
 
 def with_header(path: Path, entries: object, size: int = 0) -> Path:

@@ -16,7 +16,6 @@ from engine.engine import Engine
 from engine.enlarge import enlarged
 from engine.images import Picture
 from engine.ops import Operation, Resize, Upscale
-from engine.prepared import is_slow
 from engine.protocol import InvalidJob, Job, NotFinite, UpscalerError
 from engine.upscalers.store import UpscalerSettings, UpscalerStore
 from engine.upscalers.tiles import spans
@@ -202,12 +201,6 @@ def test_row_keeps_its_upscaler_though_the_store_is_full(checkpoint: LoadedCheck
     jobs = [hires_job(name) for name in ("2x", "4x", "2x", "8x")]
     (first, _, third, _), _ = drawn(full, *jobs)
     assert np.abs(first.astype(int) - third).max() <= 1
-
-
-def test_only_networks_have_to_be_loaded_before_the_row() -> None:
-    assert is_slow(hires_job("4x"))
-    assert not any(is_slow(hires_job(name)) for name in ("Latent", "None", "Lanczos"))
-    assert not is_slow(make_job())
 
 
 async def test_worker_loads_off_the_event_loops_thread(

@@ -13,13 +13,15 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise, read
+from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
 from engine.codec import png
+from engine.conditioning import Cond
 from engine.denoiser import Denoiser
 from engine.engine import Engine
 from engine.families import told
 from engine.families.family import ARCHITECTURE_KEY, Kind, text_module
 from engine.header import read_header
+from engine.library import Library
 from engine.lora.file import layers
 from engine.lora.store import LoraSettings
 from engine.ops import Decode, Evaluate
@@ -30,7 +32,7 @@ from engine.protocol import CheckpointError, InitImage, Job, Mask
 from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
 from engine.tokenizer import load_tokenizer
 from tests.jobs import make_job
-from tests.tiny import FAMILIES, SIZES, tiny_modules, write_checkpoint
+from tests.tiny import FAMILIES, SIZES, read_checkpoint, tiny_modules, write_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,12 @@ CPU = torch.device("cpu")
 def assembled(family: str, prediction: str = "epsilon", seed: int = 0) -> LoadedCheckpoint:
     kind = Kind(family=FAMILIES[family], prediction=prediction)
     return assemble(*tiny_modules(seed, family), kind=kind, device=CPU, dtype=torch.float32)
+
+
+def scored(cond: Cond, family: str) -> Cond:
+    """As a prompt is conditioned on, in a family that has aesthetic scores."""
+    score, _ = FAMILIES[family].aesthetic_scores or (None, None)
+    return replace(cond, aesthetic_score=score)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,7 @@ def test_loaded_file_is_its_family_and_computes_what_its_modules_computed(
     results = []
     for checkpoint in (loaded, direct):
         (cond,) = checkpoint.conditioner([parse_emphasis("a (cat:1.2)")], 1)
+        cond = scored(cond, family)
         (denoised,) = checkpoint.denoiser(
             x=[torch.ones(4, 8, 8)], sigma=[2.0], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
         )
@@ -76,6 +85,7 @@ def test_low_precision_stays_near_float32(files: dict[str, Path], family: str, d
     for each in ("float32", dtype):
         checkpoint = load_checkpoint(files[family], device="cpu", dtype=each)
         (cond,) = checkpoint.conditioner([parse_emphasis("a cat")], 1)
+        cond = scored(cond, family)
         (denoised,) = checkpoint.denoiser(
             x=[torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))],
             sigma=[2.0],
@@ -91,7 +101,7 @@ def test_low_precision_stays_near_float32(files: dict[str, Path], family: str, d
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_text_encoder_has_to_be_whole(files: dict[str, Path], tmp_path: Path, family: str) -> None:
-    weights, metadata = read(files[family])
+    weights, metadata = read_checkpoint(files[family])
     last = [name for name in weights if ".encoder.layers.1." in name or ".resblocks.1." in name]
     for name in (last[0], last[-1]):
         path = tmp_path / "x.safetensors"
@@ -101,7 +111,7 @@ def test_every_text_encoder_has_to_be_whole(files: dict[str, Path], tmp_path: Pa
 
 
 def test_sdxl_without_its_size_embedding_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    weights, metadata = read(files["sdxl"])
+    weights, metadata = read_checkpoint(files["sdxl"])
     del weights["model.diffusion_model.label_emb.0.0.weight"]
     save_file(weights, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(CheckpointError, match=r"UNet does not fit.*label_emb"):
@@ -110,7 +120,9 @@ def test_sdxl_without_its_size_embedding_is_refused(files: dict[str, Path], tmp_
 
 @pytest.mark.parametrize("sizes", ["{", "[]", '{"unet": 1}'])
 def test_sizes_that_cannot_be_read_are_refused(files: dict[str, Path], tmp_path: Path, sizes: str) -> None:
-    save_file(read(files["sd1"])[0], tmp_path / "x.safetensors", metadata={ARCHITECTURE_KEY: sizes})
+    save_file(
+        read_checkpoint(files["sd1"])[0], tmp_path / "x.safetensors", metadata={ARCHITECTURE_KEY: sizes}
+    )
     with pytest.raises(CheckpointError, match=ARCHITECTURE_KEY):
         load_checkpoint(tmp_path / "x.safetensors", device="cpu")
 
@@ -130,7 +142,8 @@ def described(path: Path, *marks: str, **metadata: str) -> Kind:
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(entries).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
-    return told(read_header(path))
+    with path.open("rb") as file:
+        return told(read_header(file))
 
 
 def test_prediction_is_told_by_marks_and_metadata(tmp_path: Path) -> None:
@@ -301,7 +314,7 @@ def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> Non
     white[16:40, 24:64] = 255
     job = make_job(width=96, init=init_image(pixels, white), steps=4)
     seen = []
-    program = draw(job, Prepared.of(job, checkpoint))
+    program = draw(job, Prepared.of(job, Library(checkpoint)))
     operation = next(program)
     while not isinstance(operation, Decode):
         if isinstance(operation, Evaluate):

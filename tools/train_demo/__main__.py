@@ -56,7 +56,7 @@ def main() -> None:
         case "export":
             export(name)
         case "evaluate" if RECIPES[name].low_rank:
-            evaluate_lora(model_path("demo"), model_path(name), device, WORK)
+            evaluate_lora(model_path("demo"), model_path(name), RECIPES[name].style, device, WORK)
         case "evaluate":
             evaluate(model_path(name), RECIPES[name].style, device, WORK)
         case _:

@@ -196,8 +196,8 @@ def bars(picture: Image.Image) -> float:
     return float(middle.mean()) if len(middle) else 0.0
 
 
-def evaluate_lora(base: Path, path: Path, device: str, work: Path) -> None:
-    """Measures the stripes that a LoRA's weight brings; writes JSON beside the file."""
+def evaluate_lora(base: Path, path: Path, style: str, device: str, work: Path) -> None:
+    """Measures the bars that a LoRA's weight brings, as its style has them; writes JSON beside the file."""
     scenes = [scene for scene in held_out_scenes(80, "filled") if len(scene.things) == 1][:40]
     prompts = [segments(plain_caption(scene)) for scene in scenes]
     report: Report = {
@@ -208,9 +208,9 @@ def evaluate_lora(base: Path, path: Path, device: str, work: Path) -> None:
         "truth": {},
         "weights": {},
     }
-    for style in ("filled", "striped"):
-        true = [draw(replace(s, style=style), 256, 256, random.Random(0)) for s in scenes]
-        report["truth"][style] = round(sum(map(bars, true)) / len(true), 3)
+    for name in ("filled", style):
+        true = [draw(replace(s, style=name), 256, 256, random.Random(0)) for s in scenes]
+        report["truth"][name] = round(sum(map(bars, true)) / len(true), 3)
     for weight in (0.0, 0.5, 1.0):
         model = load(base, device)
         merge(path, model.unet, model.text_encoder, weight)
