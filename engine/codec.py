@@ -15,15 +15,17 @@ from engine.protocol import NotFinite
 
 PNG_COMPRESSION = 4
 """zlib level: sooner done than at the usual 6, for more bytes."""
+MOST = 4
 TILE = 128
 """A tile's side in latent positions. Neighbours share a quarter of it, in which they are blended."""
 
 
 class Encoder:
-    """Encodes pictures of one size with an AutoencoderKL."""
+    """Encodes pictures of one size with an AutoencoderKL, up to `most` in one call."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, most: int = MOST) -> None:
         self.vae = vae
+        self.most = most
 
     def __call__(
         self,
@@ -43,10 +45,11 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes latents of one shape with an AutoencoderKL."""
+    """Decodes latents of one shape with an AutoencoderKL, up to `most` in one call."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, most: int = MOST) -> None:
         self.vae = vae
+        self.most = most
 
     def __call__(
         self, latents: Sequence[Tensor], *, tiled: bool = False

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.checkpoint import LoadedCheckpoint
-from engine.protocol import CheckpointError, InvalidJob, JobFailed
+import torch
+
+from engine.checkpoint import LoadedCheckpoint, read_kind, swap_checkpoint
+from engine.protocol import CheckpointError, CheckpointLost, InvalidJob, JobFailed, OutOfMemory
 
 POLL_SECONDS = 0.02
 
@@ -34,10 +36,16 @@ class Companions:
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], load: Callable[[Path], LoadedCheckpoint], *, max_bytes: int
+        self,
+        paths: Mapping[str, Path],
+        load: Callable[[Path], LoadedCheckpoint],
+        swap: Callable[[LoadedCheckpoint, Path], LoadedCheckpoint] = swap_checkpoint,
+        *,
+        max_bytes: int,
     ) -> None:
         self._paths = paths
         self._load = load
+        self._swap = swap
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._turn = threading.Lock()
@@ -58,23 +66,31 @@ class Companions:
         return loaded.checkpoint, lease
 
     def _read(self, name: str) -> LoadedCheckpoint:
-        path = self._paths[name]
         try:
-            self._make_room(path.stat().st_size)
-            return self._load(path)
-        except CheckpointError as error:
+            return self._placed(self._paths[name])
+        except (CheckpointError, CheckpointLost) as error:
             raise JobFailed(f"The checkpoint {name!r} cannot be used: {error.message}") from None
         except OSError as error:
             raise JobFailed(f"The checkpoint {name!r} cannot be read ({type(error).__name__})") from None
+        except torch.OutOfMemoryError:
+            raise OutOfMemory(f"The checkpoint {name!r} does not fit in the device's memory now") from None
 
-    def _make_room(self, needed: int) -> None:
-        """Returns when so many bytes fit, or nothing else is loaded."""
-        while self._loaded and needed + self._bytes() > self._max_bytes:
-            idle = next((name for name, loaded in self._loaded.items() if not loaded.leases), None)
-            if idle is None:
-                time.sleep(POLL_SECONDS)
+    def _placed(self, path: Path) -> LoadedCheckpoint:
+        """Loaded where there is room, or into the modules of one that is idle and of the same architecture.
+
+        A file whose header is bad puts nobody out.
+        """
+        kind, size = read_kind(path), path.stat().st_size
+        while self._loaded and size + self._bytes() > self._max_bytes:
+            idle = [name for name, loaded in self._loaded.items() if not loaded.leases]
+            alike = [name for name in idle if self._loaded[name].checkpoint.kind.same_modules(kind)]
+            if alike:
+                return self._swap(self._loaded.pop(alike[0]).checkpoint, path)
+            if idle:
+                del self._loaded[idle[0]]
             else:
-                del self._loaded[idle]
+                time.sleep(POLL_SECONDS)
+        return self._load(path)
 
     def _bytes(self) -> int:
         return sum(loaded.checkpoint.bytes for loaded in self._loaded.values())

@@ -1,14 +1,22 @@
-"""What a replica can look up for its jobs: its own checkpoint, and others that they use besides."""
+"""What a replica can look up for its jobs: its own checkpoint, and others and VAEs that they use besides."""
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.companions import Companions
+from engine.vae import Vae, VaeStore
 
 
 class Library:
-    """`own` is named `name`; without a name it stands for every name that `companions` have not."""
+    """`own` is named `name`; without `companions` it stands for every name."""
 
-    def __init__(self, own: LoadedCheckpoint, name: str = "", companions: Companions | None = None) -> None:
+    def __init__(
+        self,
+        own: LoadedCheckpoint,
+        name: str = "",
+        companions: Companions | None = None,
+        vaes: VaeStore | None = None,
+    ) -> None:
         self.own = own
+        self.vaes = vaes or VaeStore(None, own, max_bytes=0)
         self._name = name
         self._companions = companions
 
@@ -20,3 +28,7 @@ class Library:
         if self._companions is None or name == self._name:
             return self.own, None
         return self._companions.get(name, field)
+
+    def vae(self, name: str) -> Vae | None:
+        """For `own`'s latents; None for an unknown name. May take seconds. Raises InvalidJob, JobFailed."""
+        return self.vaes.get(name)

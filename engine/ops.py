@@ -33,8 +33,9 @@ TILED_ABOVE = 1536 * 1536
 
 class Operation(Protocol):
     name: ClassVar[str]
-    max_rows: ClassVar[int | None]
 
+    @property
+    def max_rows(self) -> int | None: ...
     @property
     def key(self) -> Hashable: ...
     @property
@@ -87,7 +88,6 @@ class EncodeImage:
     """
 
     name: ClassVar[str] = "encode_image"
-    max_rows: ClassVar[int | None] = 4
     width: ClassVar[int] = 1
 
     encoder: Encoder
@@ -103,6 +103,10 @@ class EncodeImage:
         return self.tiled or (height * width > TILED_ABOVE and not self.tiling)
 
     @property
+    def max_rows(self) -> int:
+        return self.encoder.most
+
+    @property
     def key(self) -> Hashable:
         return self.name, id(self.encoder), self.pixels.shape, self.tiling, self.precise, self.tiled
 
@@ -116,10 +120,13 @@ class EncodeImage:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Resize:
-    """A picture (h, w, 3) to one of `size`, (width, height) in pixels, without a network."""
+    """A picture (h, w, 3) to one of `size`, (width, height) in pixels, without a network.
+
+    One a call: it takes little time, and a network's picture may take much memory.
+    """
 
     name: ClassVar[str] = "resize"
-    max_rows: ClassVar[int | None] = 4
+    max_rows: ClassVar[int | None] = 1
     width: ClassVar[int] = 1
 
     pixels: Picture
@@ -188,8 +195,19 @@ class Evaluate:
 
     @property
     def key(self) -> Hashable:
-        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
+        """Model, shape, padding; settings and prompts, whatever their length, never belong to it.
+
+        But where calls have a fixed number of rows, so that a row's last bits never depend on the others, all
+        that the kernels depend on does.
+        """
+        key = (self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise)
+        return (key, *self._kernels()) if self.denoiser.fixed_rows else key
+
+    def _kernels(self) -> tuple[Hashable, ...]:
+        """The longest context, whether shorter ones are padded to it, and the LoRAs."""
+        conds = [cond for cond, _ in self.conds] + ([self.uncond] if self.uncond else [])
+        lengths = {len(cond.context) for cond in conds}
+        return max(lengths), len(lengths) > 1, frozenset(lora.digest for lora, weight in self.loras if weight)
 
     @property
     def width(self) -> int:
@@ -217,7 +235,6 @@ class Decode:
     """A finished latent (4, h, w) to a picture (8h, 8w, 3). Answers NotFinite for a latent that is not."""
 
     name: ClassVar[str] = "decode"
-    max_rows: ClassVar[int | None] = 4
     remaining: ClassVar[int] = 0
     width: ClassVar[int] = 1
 
@@ -231,6 +248,10 @@ class Decode:
     def in_tiles(self) -> bool:
         _, height, width = self.x.shape
         return self.tiled or (64 * height * width > TILED_ABOVE and not self.tiling)
+
+    @property
+    def max_rows(self) -> int:
+        return self.decoder.most
 
     @property
     def key(self) -> Hashable:

@@ -1,16 +1,19 @@
 """What a job needs besides itself, looked up and loaded before it becomes a row."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Self
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
+from engine.infotext import hashes
 from engine.library import Library
 from engine.lora.job import NO_LORAS, JobLoras, job_loras, names_loras
+from engine.prompts.networks import take_networks
 from engine.protocol import LATENT_UPSCALERS, InvalidJob, Job
 from engine.upscalers.job import job_upscaler
 from engine.upscalers.upscaler import Upscaler
+from engine.vae import Vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +28,30 @@ class Model:
     lease: object = None
 
 
+Models = tuple[Model, ...]
+"""A pass' own model and, where the job has a refiner, that."""
+
+
 def is_quick(job: Job) -> bool:
     """Whether there is nothing to be read or loaded for it."""
     return not (job.init or job.hires or job.refiner or job.vae or names_loras(job))
-
-
-Models = tuple[Model, ...]
-"""A pass' own model and, where the job has a refiner, that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """The models of a job's passes, and the picture that it is given, prepared.
 
-    `upscaler` is the network that enlarges between the passes; None where none does.
+    `upscaler` is the network that enlarges between the passes; None where none does. `embeddings` are those
+    that its prompts name, with their hashes.
     """
 
     first: Models
     second: Models = ()
+    vae: Vae | None = None
     canvas: Canvas | None = None
     upscaler: Upscaler | None = None
+    embeddings: str = ""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, job: Job, library: Library) -> Self:
@@ -54,33 +61,35 @@ class Prepared:
         that cannot be used and, where the store is strict, for an unknown name; UpscalerError for an upscaler
         that is not there or cannot be used.
         """
+        vae = library.vae(job.vae) if job.vae else None
         made = cls(
-            first=_models(job, library, "prompt"),
-            second=_models(job.second_pass(), library, "hr_prompt") if job.hires else (),
+            first=_models(job, library, vae, "prompt"),
+            second=_models(job.second_pass(), library, vae, "hr_prompt") if job.hires else (),
+            vae=vae,
             canvas=Canvas.of(job),
             upscaler=job_upscaler(job, library.own.upscalers),
         )
         _check_latents(job, made)
-        return made
+        warnings = [warning for model in made.models() for warning in model.loras.warnings]
+        if job.vae and vae is None:
+            warnings.append(f"override_settings.sd_vae: there is no VAE {job.vae[:60]!r}")
+        return replace(made, embeddings=_embeddings(job, made), warnings=tuple(dict.fromkeys(warnings)))
+
+    def models(self) -> Iterator[Model]:
+        """Of all passes."""
+        yield from (*self.first, *self.second)
 
     @property
     def lora_hashes(self) -> str:
         """`name: hash, …` of the LoRAs that were found, named as in the prompts."""
-        hashes: Mapping[str, str] = {k: v for model in self._all() for k, v in model.loras.hashes.items()}
-        return ", ".join(f"{name.replace(',', '')}: {hash_}" for name, hash_ in hashes.items())
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the job asks for and does not get, each once."""
-        return tuple(dict.fromkeys(warning for model in self._all() for warning in model.loras.warnings))
-
-    def _all(self) -> Iterator[Model]:
-        yield from (*self.first, *self.second)
+        return hashes({k: v for model in self.models() for k, v in model.loras.hashes.items()})
 
 
-def _models(job: Job, library: Library, field: str) -> Models:
+def _models(job: Job, library: Library, vae: Vae | None, field: str) -> Models:
     """Of one pass."""
     own, lease = library.checkpoint(job.checkpoint, "hr_checkpoint_name")
+    if vae is not None and own.kind.family.latent_scale == library.own.kind.family.latent_scale:
+        own = replace(own, encoder=vae.encoder, decoder=vae.decoder)
     model = Model(own, job_loras(job, own.loras, field), lease)
     if job.refiner is None:
         return (model,)
@@ -102,3 +111,12 @@ def _check_latents(job: Job, prepared: Prepared) -> None:
                     f"{field}: that is {family.name}, whose latents {own.name}, which {job.checkpoint!r} is, "
                     "cannot hand on or take"
                 )
+
+
+def _embeddings(job: Job, prepared: Prepared) -> str:
+    found: dict[str, str] = {}
+    for each in [job, job.second_pass()] if job.hires else [job]:
+        prompt, _ = take_networks(each.prompt, "prompt")
+        for text in (prompt, each.negative_prompt):
+            found |= prepared.first[0].checkpoint.conditioner.embeddings_in(text)
+    return hashes(found)

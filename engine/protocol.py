@@ -233,9 +233,9 @@ class Timings:
 class JobResult:
     """A finished picture: PNG bytes with the infotext in their `parameters` text chunk.
 
-    `infotext` is the job's with what only the replica knows, which is `lora_hashes`: "name: hash, …" of the
-    LoRAs applied. `warnings` are what the job asked for and did not get. `inpainting`: the checkpoint is one
-    for that.
+    `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
+    hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
+    the job asked for and did not get. `inpainting`: the checkpoint is one for that.
     """
 
     job_id: str
@@ -245,6 +245,9 @@ class JobResult:
     timings: Timings
     infotext: str
     lora_hashes: str = ""
+    embedding_hashes: str = ""
+    vae: str = ""
+    vae_hash: str = ""
     warnings: tuple[str, ...] = ()
     inpainting: bool = False
 
@@ -293,6 +296,14 @@ class UpscalerFile:
     name: str
     filename: str
     scale: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaeFile:
+    """A VAE that requests may name by its file's name. `filename` is relative to a folder of theirs."""
+
+    name: str
+    filename: str
 
 
 class AtelierError(Exception):

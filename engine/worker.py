@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
+from engine.infotext import completed
 from engine.library import Library
-from engine.lora.job import infotext
 from engine.prepared import Prepared, is_quick
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
@@ -88,7 +88,7 @@ class Worker:
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
         began = time.monotonic()
-        text = infotext(job.infotext, prepared.lora_hashes)
+        text = completed(job.infotext, _known_here(prepared))
         png = await loop.run_in_executor(self._codec, _finished, done.outcome, prepared, text)
         return _result(done.row, png, time.monotonic() - began, text, prepared)
 
@@ -173,6 +173,16 @@ class Worker:
         self._tickets.clear()
 
 
+def _known_here(prepared: Prepared) -> dict[str, str]:
+    """Pairs of the infotext."""
+    return {
+        "VAE hash": prepared.vae.hash if prepared.vae else "",
+        "VAE": prepared.vae.name if prepared.vae else "",
+        "Lora hashes": prepared.lora_hashes,
+        "TI hashes": prepared.embeddings,
+    }
+
+
 def _finished(picture: Picture, prepared: Prepared, text: str) -> bytes:
     whole = prepared.canvas.finish(picture) if prepared.canvas else picture
     return codec.png(whole, text)
@@ -188,6 +198,9 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         evaluations=row.evaluations,
         infotext=text,
         lora_hashes=prepared.lora_hashes,
+        embedding_hashes=prepared.embeddings,
+        vae=prepared.vae.name if prepared.vae else "",
+        vae_hash=prepared.vae.hash if prepared.vae else "",
         warnings=prepared.warnings,
         inpainting=prepared.first[0].checkpoint.kind.inpainting,
         timings=Timings(

@@ -30,6 +30,13 @@ ARCHITECTURE_KEY = "atelier.architecture"
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
 INPAINTING_CHANNELS = 9
+DIFFUSERS_ATTENTION_ONCE = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
+"""What diffusers called the layers of a VAE's attention, and how now."""
 SHOWN = 3
 """How many of a file's faults an error names."""
 
@@ -115,7 +122,7 @@ class Family:
         parts = ["UNet", "VAE", *(part.name.replace("_", " ") for part in self.texts)]
         named = [
             _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"),
-            _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"),
+            _vae_weights(weights, vae),
             *(
                 part.weights(weights, cast(Any, module).config.num_hidden_layers)
                 for part, module in zip(self.texts, text_encoders, strict=True)
@@ -151,8 +158,38 @@ class Kind:
         channels = {"in_channels": INPAINTING_CHANNELS if self.inpainting else LATENT_CHANNELS}
         with torch.device("meta"):
             unet = UNet2DConditionModel(**{**self.family.unet, **sizes.get("unet", {}), **channels})
-            vae = AutoencoderKL(**{**self.family.vae, **sizes.get("vae", {})})
-        return unet, vae, *(_text_encoder(part, sizes.get(part.name, {})) for part in self.family.texts)
+        return (
+            unet,
+            self.build_vae(),
+            *(_text_encoder(part, sizes.get(part.name, {})) for part in self.family.texts),
+        )
+
+    def build_vae(self) -> nn.Module:
+        """On the meta device."""
+        with torch.device("meta"):
+            vae: nn.Module = AutoencoderKL(**{**self.family.vae, **json.loads(self.sizes).get("vae", {})})
+        return vae
+
+
+def named_vae(weights: Weights, vae: nn.Module) -> Weights:
+    """The tensors of a VAE's own file under the module's names, in the original layout or in diffusers'.
+
+    Raises CheckpointError unless they are the module's, all of them and in their shapes.
+    """
+    own = _vae_weights(weights, vae)
+    _check_fit("VAE", own, vae.state_dict())
+    return own
+
+
+def _vae_weights(weights: Weights, vae: nn.Module) -> Weights:
+    if not any(name.startswith("decoder.up_blocks.") for name in weights):
+        return _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE")
+    named = {}
+    for name, tensor in weights.items():
+        for old, new in DIFFUSERS_ATTENTION_ONCE:
+            name = name.replace(old, new)
+        named[name] = tensor
+    return named
 
 
 def read_sizes(metadata: Mapping[str, str]) -> str:

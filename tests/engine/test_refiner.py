@@ -1,5 +1,6 @@
 """A second checkpoint in a job: as refiner, or for the second pass of a hires fix."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,7 @@ def refined(switch_at: float, *, by_timestep: bool = False) -> Refiner:
 def test_the_refiner_takes_over_at_its_share_of_the_way(
     library: Library, denoisers: list[tuple[Any, int]], refiner: Refiner, own: int
 ) -> None:
-    """Of Karras' schedule the seventh of ten levels, σ = 0.447, is the first below timestep 200, σ = 0.475."""
+    """Of Karras' schedule the seventh of ten levels, σ = 0.447, is the first below timestep 200."""
     drawn(library.own, make_job(steps=10, refiner=refiner), library=library)
     assert [denoiser is library.own.denoiser for denoiser, _ in denoisers] == [True] * own + [False] * (
         10 - own
@@ -115,20 +116,16 @@ def test_a_job_keeps_its_refiner_loaded_until_it_is_done(
     tmp_path: Path, checkpoint: LoadedCheckpoint
 ) -> None:
     paths = {name: write_checkpoint(tmp_path / f"{name}.safetensors", seed=1) for name in ("other", "next")}
-    loads: list[str] = []
-
-    def load(path: Path) -> LoadedCheckpoint:
-        loads.append(path.stem)
-        return load_checkpoint(path, device="cpu")
-
-    library = Library(checkpoint, "demo", Companions(paths, load, max_bytes=1))
+    companions = Companions(paths, lambda path: load_checkpoint(path, device="cpu"), max_bytes=1)
     engine = Engine(checkpoint)
     job = make_job(refiner=refined(0.5))
-    engine.add(job, Prepared.of(job, library))
+    engine.add(job, Prepared.of(job, Library(checkpoint, "demo", companions)))
     engine.step()
-    library.checkpoint("other", "")
-    assert loads == ["other"]
+    waiting = threading.Thread(target=companions.get, args=("next", ""))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
     while len(engine):
         engine.step()
-    library.checkpoint("next", "")
-    assert loads == ["other", "next"]
+    waiting.join(10)
+    assert not waiting.is_alive()

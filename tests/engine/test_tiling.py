@@ -1,5 +1,7 @@
 """Pictures whose opposite edges fit one another."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -39,15 +41,15 @@ def seam(picture: Picture) -> float:
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "hires"])
 def test_tiling_jobs_run_beside_others_and_neither_notices(checkpoint: LoadedCheckpoint, kind: str) -> None:
-    changes = {
+    begins: dict[str, dict[str, Any]] = {
         "txt2img": {},
         "img2img": {"init": begun_with(scene(64, 64), denoising_strength=1.0)},
         "hires": {"hires": enlarged(96, 96)},
-    }[kind]
-    plain, tiling = make_job(id="plain", **changes), make_job(id="tiling", tiling=True, **changes)
+    }
+    plain, tiling = (make_job(id=str(on), tiling=on, **begins[kind]) for on in (False, True))
     together, _ = drawn(checkpoint, plain, tiling)
     for job, picture in zip((plain, tiling), together, strict=True):
         (alone,), _ = drawn(checkpoint, job)
         assert np.abs(alone.astype(int) - picture.astype(int)).max() <= 1
     assert seam(together[1]) < 1.25
-    assert not np.array_equal(*together)
+    assert not np.array_equal(together[0], together[1])

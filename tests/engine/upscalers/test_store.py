@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import load_checkpoint, swap_checkpoint
 from engine.protocol import CheckpointError, UpscalerError, UpscalerFile
 from engine.upscalers.store import UpscalerSettings, UpscalerStore
 from engine.upscalers.upscaler import Upscaler
@@ -144,9 +144,14 @@ def test_without_a_folder_there_are_none_and_a_missing_one_is_an_error(tmp_path:
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_checkpoints_are_loaded_with_their_upscalers(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_checkpoints_are_loaded_with_their_upscalers_and_keep_them_when_swapped(
+    tmp_path: Path, write: Callable[..., Path]
+) -> None:
     write("upscalers/a")
-    path = write_checkpoint(tmp_path / "tiny.safetensors")
+    path, other = (write_checkpoint(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1))
     settings = UpscalerSettings(folder=tmp_path / "upscalers")
-    assert load_checkpoint(path, device="cpu", upscalers=settings).upscalers.get("a")
+    loaded = load_checkpoint(path, device="cpu", upscalers=settings)
+    a = loaded.upscalers.get("a")
+    assert a
+    assert swap_checkpoint(loaded, other).upscalers.get("a") is a
     assert load_checkpoint(path, device="cpu").upscalers.get("a") is None
