@@ -149,7 +149,7 @@ class Resize:
 class Upscale:
     """A picture (h, w, 3), or a tile of one, through a network. Answers NotFinite for a result that is not.
 
-    One a call: a single tile keeps a GPU busy, and so a row's result depends on itself alone, bit for bit.
+    One a call: so a row's result depends on itself alone, bit for bit.
     """
 
     name: ClassVar[str] = "upscale"
