@@ -120,7 +120,10 @@ class EncodeImage:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Resize:
-    """A picture (h, w, 3) to one of `size`, (width, height) in pixels, without a network."""
+    """A picture (h, w, 3) to one of `size`, (width, height) in pixels, without a network.
+
+    One a call: it takes little time, and a network's picture may take much memory.
+    """
 
     name: ClassVar[str] = "resize"
     max_rows: ClassVar[int | None] = 1
@@ -146,7 +149,7 @@ class Resize:
 class Upscale:
     """A picture (h, w, 3), or a tile of one, through a network. Answers NotFinite for a result that is not.
 
-    One a call: a single tile keeps a GPU busy, and so a row's result depends on itself alone, bit for bit.
+    One a call: so a row's result depends on itself alone, bit for bit.
     """
 
     name: ClassVar[str] = "upscale"

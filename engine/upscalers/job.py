@@ -11,17 +11,12 @@ SHOWN = 20
 """How many names an error lists."""
 
 
-def names_upscaler(job: Job) -> bool:
-    """Whether there is a network to look up for it."""
-    return job.hires is not None and job.hires.upscaler not in BUILT_IN
-
-
 def job_upscaler(job: Job, store: UpscalerStore) -> Upscaler | None:
     """Look up, and load if need be, the network that a job names; None where it names none.
 
     Raises UpscalerError for an unknown name and for a file that cannot be used.
     """
-    if job.hires is None or not names_upscaler(job):
+    if job.hires is None or job.hires.upscaler in BUILT_IN:
         return None
     if upscaler := store.get(job.hires.upscaler):
         return upscaler

@@ -83,11 +83,11 @@ class UpscalerStore:
 def _described(path: Path, filename: str) -> UpscalerFile | None:
     """None for a file that cannot be used."""
     try:
-        layout = read_layout(path)
+        scale = read_layout(path).network.scale
     except UpscalerError:
         return None
     name = KNOWN.get(path.stem.casefold(), path.stem)
-    return UpscalerFile(name=name, filename=filename, scale=layout.network.scale)
+    return UpscalerFile(name=name, filename=filename, scale=scale)
 
 
 def _names(files: Mapping[Path, UpscalerFile | None]) -> dict[str, Path]:

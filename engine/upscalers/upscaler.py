@@ -1,6 +1,6 @@
 """Upscaler files -> networks that enlarge pictures. Local safetensors only, checked before they are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from engine.checkpoint import place
-from engine.header import InvalidFile
+from engine.header import FLOATS, Header, InvalidFile
 from engine.protocol import NotFinite, UpscalerError
 from engine.upscalers.layouts import Layout, Shape, told
 from engine.upscalers.networks import build
@@ -57,23 +56,27 @@ def load(path: Path, *, device: torch.device, dtype: torch.dtype, max_bytes: int
         outlines = file.outlines()
         layout = told(file.header.shapes, name)
         with torch.device("meta"):
-            network = build(layout.network)
-        _check(network, outlines, layout, name)
-        needed = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize
+            network = build(layout.network).eval().requires_grad_(False).to(dtype)
+        _check(network, file.header, layout, name)
+        needed = sum(parameter.nbytes for parameter in network.parameters())
         if needed > max_bytes:
             raise UpscalerError(
                 f"upscaler {name!r} needs {needed / 2**20:.0f} MiB of the {max_bytes / 2**20:.0f} MiB that "
                 "upscalers may take"
             )
-        place(network, device, dtype)
-        own = network.state_dict()
-        file.read_into((outlines[key], own[parameter]) for parameter, key in layout.keys.items())
-    _check_values(own, layout, name)
+        weights = network.to_empty(device=device).state_dict()
+        file.read_into((outlines[layout.keys[parameter]], weight) for parameter, weight in weights.items())
+    for parameter, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise UpscalerError(
+                f"upscaler {name!r} is not finite at {layout.keys[parameter]} in {str(dtype)[6:]}"
+            )
     return Upscaler(name, layout.network.scale, needed, network, device, dtype)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[TensorFile]:
+    """What the file turns out to be, inside too, is an UpscalerError."""
     try:
         with path.open("rb") as file:
             yield TensorFile(file)
@@ -81,32 +84,23 @@ def _opened(path: Path) -> Iterator[TensorFile]:
         raise UpscalerError(f"upscaler {path.stem!r} is no valid safetensors file: {error}") from None
 
 
-def _check(network: nn.Module, outlines: Mapping[str, Tensor], layout: Layout, name: str) -> None:
-    """The file has every parameter in its shape, and nothing else."""
+def _check(network: nn.Module, header: Header, layout: Layout, name: str) -> None:
+    """The file has every parameter in its shape, as numbers that it can be, and nothing else."""
     parameters = {parameter: tuple(value.shape) for parameter, value in network.state_dict().items()}
     for parameter, shape in parameters.items():
         key = layout.keys.get(parameter)
         if key is None:
             raise UpscalerError(f"upscaler {name!r} has no {parameter}")
-        outline = outlines[key]
-        if outline.shape != shape:
+        stored = header.tensors[key]
+        if stored.shape != shape:
             raise UpscalerError(
-                f"upscaler {name!r} is malformed: {key} is {_shown(outline.shape)}, not {_shown(shape)}"
+                f"upscaler {name!r} is malformed: {key} is {_shown(stored.shape)}, not {_shown(shape)}"
             )
-        if not outline.is_floating_point():
-            raise UpscalerError(f"upscaler {name!r} is stored as {outline.dtype}, not as numbers")
+        if stored.dtype not in FLOATS:
+            raise UpscalerError(f"upscaler {name!r} is stored as {stored.dtype}, not as one of {FLOATS}")
     if unknown := [key for parameter, key in layout.keys.items() if parameter not in parameters]:
         shown = ", ".join(unknown[:SHOWN])
         raise UpscalerError(f"upscaler {name!r} has {len(unknown)} keys of no layer: {shown}")
-
-
-def _check_values(weights: Mapping[str, Tensor], layout: Layout, name: str) -> None:
-    for parameter, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            key = layout.keys[parameter]
-            raise UpscalerError(
-                f"upscaler {name!r} has values in {key} that are not finite in {tensor.dtype}"
-            )
 
 
 def _shown(shape: Shape) -> str:

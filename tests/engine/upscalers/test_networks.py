@@ -143,8 +143,8 @@ SMALL = upscalers.rrdb()
         (changed(SMALL, body__0__rdb2__conv2__weight=torch.zeros(4, 8, 3, 3)), "4×8×3×3, not 4×12×3×3"),
         (changed(SMALL, body__9__rdb1__conv1__weight=torch.zeros(4, 8, 3, 3)), "has no body.1.rdb1"),
         (changed(SMALL, attention=torch.zeros(1)), "1 keys of no layer: attention"),
-        (changed(SMALL, conv_hr__bias=torch.full((8,), torch.nan)), "conv_hr.bias that are not finite"),
-        (changed(SMALL, conv_hr__bias=torch.zeros(8, dtype=torch.int32)), "stored as torch.int32"),
+        (changed(SMALL, conv_hr__bias=torch.full((8,), torch.nan)), "not finite at conv_hr.bias in float32"),
+        (changed(SMALL, conv_hr__bias=torch.zeros(8, dtype=torch.int32)), "stored as I32, not as one of"),
         (
             changed(upscalers.compact(), body__1__weight=torch.zeros(7)),
             "malformed: body.1.weight is 7, not 8",

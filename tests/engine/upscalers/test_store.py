@@ -93,8 +93,8 @@ def test_what_cannot_be_used_is_not_listed_and_says_why_when_asked_for(
     assert [file.name for file in held.listing()] == ["good"]
     for name, reason in {
         "swin": "is SwinIR; this version runs networks of ESRGAN's kind only",
-        "cut": "not a valid safetensors file: its tensors do not fill",
-        "pickle": "not a valid safetensors file: its header",
+        "cut": "no valid safetensors file: its tensors do not fill",
+        "pickle": "no valid safetensors file: its header",
     }.items():
         with pytest.raises(UpscalerError, match=f"upscaler '{name}'.*{reason}") as caught:
             held.get(name)
