@@ -104,18 +104,19 @@ class Family:
 
         Raises CheckpointError unless they are the modules' tensors, all of them and in their shapes.
         """
-        unet, vae, *text_encoders = modules
-        parts = ["UNet", "VAE", *(part.name.replace("_", " ") for part in self.texts)]
-        named = [
-            _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"),
-            _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE"),
+        unet, vae, *text_encoders = (cast(Any, module).config for module in modules)
+        parts = [
+            ("UNet", convert_ldm_unet_checkpoint, unet),
+            ("VAE", convert_ldm_vae_checkpoint, vae),
             *(
-                part.weights(weights, cast(Any, module).config.num_hidden_layers)
-                for part, module in zip(self.texts, text_encoders, strict=True)
+                (text.name.replace("_", " "), text.weights, config.num_hidden_layers)
+                for text, config in zip(self.texts, text_encoders, strict=True)
             ),
         ]
-        for part, own, module in zip(parts, named, modules, strict=True):
-            _check_fit(part, own, module.state_dict())
+        named = []
+        for (part, convert, config), module in zip(parts, modules, strict=True):
+            named.append(_converted(convert, weights, config, part))
+            _check_fit(part, named[-1], module.state_dict())
         return named
 
 
@@ -160,12 +161,14 @@ def read_sizes(metadata: Mapping[str, str]) -> str:
 
 
 def _converted(
-    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, module: Any, part: str
+    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, config: Any, part: str
 ) -> dict[str, Tensor]:
     try:
-        return convert(dict(weights), module.config)
+        return convert(dict(weights), config)
     except KeyError as error:
         raise CheckpointError(f"the {part} does not fit the architecture: it has no {error}") from error
+    except (IndexError, ValueError) as error:
+        raise CheckpointError(f"the {part} does not fit the architecture: it has other shapes") from error
 
 
 def _text_encoder(part: TextPart, sizes: Mapping[str, Any]) -> nn.Module:
