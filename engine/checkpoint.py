@@ -14,7 +14,7 @@ from torch import nn
 from engine.codec import Decoder, Encoder
 from engine.conditioning import Conditioner, Tokenizer
 from engine.denoiser import Denoiser
-from engine.embeddings import NO_EMBEDDINGS, Library, load_embeddings
+from engine.embeddings import NO_EMBEDDINGS, Embeddings, load_embeddings
 from engine.families import sd1, told
 from engine.families.family import Kind, Modules, Weights
 from engine.header import InvalidFile
@@ -56,7 +56,7 @@ class LoadedCheckpoint:
     encoder: Encoder
     decoder: Decoder
     loras: LoraStore
-    embeddings: Library
+    embeddings: Embeddings
 
     @property
     def bytes(self) -> int:
@@ -124,7 +124,28 @@ def swap_checkpoint(
         dtype=next(loaded.modules[0].parameters()).dtype,
         embeddings=loaded.embeddings,
     )
-    return _with_prediction(replace(swapped, loras=loaded.loras, sha256=sha256))
+    swapped = _with_prediction(replace(swapped, loras=loaded.loras, sha256=sha256))
+    if loaded.denoiser.fixed_rows:
+        make_strict(swapped, loaded.denoiser.fixed_rows)
+    return swapped
+
+
+def make_strict(loaded: LoadedCheckpoint, rows: int) -> None:
+    """From now on a picture's bits depend on nothing but its job: calls have one shape, of `rows` model rows.
+
+    Prompts and pictures are encoded and decoded one by one. An evaluation costs what one of that many rows
+    costs, however few there are.
+    """
+    loaded.denoiser.fixed_rows = rows
+    loaded.conditioner.singly = True
+    loaded.encoder.most = loaded.decoder.most = 1
+
+
+def read_kind(path: Path) -> Kind:
+    """What a file is, from its header alone. Raises CheckpointError."""
+    with _opened(path) as file:
+        file.outlines()
+        return told(file.header)
 
 
 @torch.inference_mode()
@@ -151,7 +172,7 @@ def assemble(
     dtype: torch.dtype,
     kind: Kind = PLAIN,
     loras: LoraSettings = NO_LORAS,
-    embeddings: Library = NO_EMBEDDINGS,
+    embeddings: Embeddings = NO_EMBEDDINGS,
 ) -> LoadedCheckpoint:
     """A checkpoint from its modules, moved to where and how they shall run; it has no digest.
 
@@ -160,7 +181,7 @@ def assemble(
     """
     modules = (unet, vae, *text_encoders)
     for module in modules:
-        _place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
+        place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
     return LoadedCheckpoint(
         sha256="",
         kind=kind,
@@ -181,7 +202,8 @@ def assemble(
     )
 
 
-def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a module to where and how it shall run. Those of the meta device get memory, and no values."""
     module.eval().requires_grad_(False)
     if next(module.parameters()).is_meta:
         memory = {

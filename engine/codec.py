@@ -15,17 +15,17 @@ from engine.protocol import NotFinite
 
 PNG_COMPRESSION = 4
 """zlib level: sooner done than at the usual 6, for more bytes."""
-TILED_ABOVE = 192 * 192
-"""Larger latents, in positions, are encoded and decoded in overlapping tiles: above 1536 × 1536 pixels."""
+MOST = 4
 TILE = 128
 """A tile's side in latent positions. Neighbours share a quarter of it, in which they are blended."""
 
 
 class Encoder:
-    """Encodes pictures of one size with an AutoencoderKL."""
+    """Encodes pictures of one size with an AutoencoderKL, up to `most` in one call."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, most: int = MOST) -> None:
         self.vae = vae
+        self.most = most
 
     def __call__(
         self,
@@ -35,32 +35,31 @@ class Encoder:
     ) -> list[Tensor]:
         """RGB pictures (8h, 8w, 3), 0 to 255, to latents (4, h, w), float32: the posterior's mean.
 
-        `tiled` as in `Decoder`.
+        `tiled` takes less memory, for a latent that differs slightly where it is larger than a tile.
         """
         weight = next(self.vae.parameters())
         pixels = torch.from_numpy(np.stack(list(pictures))).to(weight.device).permute(0, 3, 1, 2)
-        tiled = tiled or pixels.shape[2] * pixels.shape[3] > 64 * TILED_ABOVE
         with _tiles(self.vae, tiled):
             mean = self.vae.encode((pixels.float() / 127.5 - 1).to(weight.dtype)).latent_dist.mean
         return list((mean.float() * self.vae.config.scaling_factor).unbind())
 
 
 class Decoder:
-    """Decodes latents of one shape with an AutoencoderKL."""
+    """Decodes latents of one shape with an AutoencoderKL, up to `most` in one call."""
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, *, most: int = MOST) -> None:
         self.vae = vae
+        self.most = most
 
     def __call__(
         self, latents: Sequence[Tensor], *, tiled: bool = False
     ) -> list[npt.NDArray[np.uint8] | NotFinite]:
         """Latents (4, h, w) to RGB pictures (8h, 8w, 3), or NotFinite in the place of one that is not.
 
-        `tiled` takes less memory, for a picture that differs slightly where it is larger than a tile; above
-        `TILED_ABOVE` that is always so.
+        `tiled` takes less memory, for a picture that differs slightly where it is larger than a tile.
         """
         z = torch.stack(list(latents)) / self.vae.config.scaling_factor
-        with _tiles(self.vae, tiled or z.shape[2] * z.shape[3] > TILED_ABOVE):
+        with _tiles(self.vae, tiled):
             images = self.vae.decode(z.to(next(self.vae.parameters()).dtype), return_dict=False)[0].float()
         finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().nan_to_num().to(torch.uint8)

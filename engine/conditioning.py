@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine.embeddings import NO_EMBEDDINGS, Library, Vocabulary
+from engine.embeddings import NO_EMBEDDINGS, Embeddings, Vocabulary
 from engine.lora.layers import RowLoras, Weighted
 from engine.prompts import Prompt
 from engine.protocol import InvalidJob
@@ -37,13 +37,14 @@ class Tokenizer(Protocol):
 class Cond:
     """What guides an evaluation: a prompt's context (77 · chunks, channels), and what some families add.
 
-    `pooled` (channels,) is SDXL's. `beside` (5, h, w), of checkpoints for inpainting, goes into the UNet with
-    x: the mask, then the latent of the picture without what is masked.
+    `pooled` (channels,) is SDXL's, `aesthetic_score` its refiner's. `beside` (5, h, w), of checkpoints for
+    inpainting, goes into the UNet with x: the mask, then the latent of the picture without what is masked.
     """
 
     context: Tensor
     pooled: Tensor | None = None
     beside: Tensor | None = None
+    aesthetic_score: float | None = None
 
     def zeros(self) -> "Cond":
         """As of no text at all."""
@@ -129,7 +130,8 @@ class Conditioner:
     """Encodes prompts, all chunks that are not cached in one call, and remembers the last `cache_size`.
 
     Several text encoders read the same chunks; their channels stand one behind another, and so do those of
-    the embeddings' vectors. `loras` are of each text encoder.
+    the embeddings' vectors. `loras` are of each text encoder. While `singly` is true, each prompt has a call
+    of its own.
     """
 
     def __init__(
@@ -140,7 +142,7 @@ class Conditioner:
         *,
         cache_size: int = 256,
         loras: Sequence[RowLoras] = (),
-        embeddings: Library = NO_EMBEDDINGS,
+        embeddings: Embeddings = NO_EMBEDDINGS,
     ) -> None:
         self._text_encoders = text_encoders
         self._tokenizer = tokenizer
@@ -148,12 +150,23 @@ class Conditioner:
         self._cache: OrderedDict[Key, Cond] = OrderedDict()
         self._cache_size = cache_size
         self._loras = loras
-        vocabulary = Vocabulary(
+        self._embeddings = embeddings
+        self.singly = False
+        self._vocabulary = Vocabulary(
             (tokenizer.encode(name, add_special_tokens=False), vectors)
             for name, vectors in embeddings.loaded.items()
         )
-        split = partial(chunked, tokenizer=tokenizer, vocabulary=vocabulary)
+        split = partial(chunked, tokenizer=tokenizer, vocabulary=self._vocabulary)
         self._chunks: Callable[[Prompt], Sequence[Chunk]] = lru_cache(cache_size)(split)
+
+    def embeddings_in(self, text: str) -> dict[str, str]:
+        """The embeddings that a text names, with their hashes."""
+        if not self._embeddings.loaded:
+            return {}
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        found = {id(vectors) for vectors in self._vocabulary.inserted(tokens)}
+        hashes = self._embeddings.hashes
+        return {name: hashes.get(name, "") for name, v in self._embeddings.loaded.items() if id(v) in found}
 
     def check(self, prompts: Sequence[Prompt], field: str) -> None:
         """Raises InvalidJob, naming `field`, for a prompt of more chunks than a job may have."""
@@ -182,8 +195,9 @@ class Conditioner:
                 self._cache.move_to_end(key)
                 found[key] = cached
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in found}
-        if missing:
-            found.update(self._encode(missing, clip_skip, keep_mean))
+        batches = [{key: row} for key, row in missing.items()] if self.singly else [missing]
+        for batch in batches if missing else ():
+            found.update(self._encode(batch, clip_skip, keep_mean))
         return [found[key] for key in keys]
 
     def _encode(

@@ -32,11 +32,14 @@ PREDICTIONS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = MappingPr
 class Denoiser:
     """Evaluates rows of one latent shape in one call of a UNet, whose output is one of PREDICTIONS.
 
-    Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ).
+    Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ). While
+    `fixed_rows` is not 0, every call is filled up to a multiple of so many model rows: kernels, and with them
+    a row's last bits, depend on the shape of a call, and on nothing else of its other rows.
     """
 
     def __init__(self, unet: nn.Module, levels: NoiseLevels, prediction: str = "epsilon") -> None:
         self.unet = unet
+        self.fixed_rows = 0
         self._scales = PREDICTIONS[prediction]
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
@@ -70,6 +73,9 @@ class Denoiser:
         rows = [row for rank in (*ranks, guided) for row in rank]
         used = [conds[row][i][0] for i, rank in enumerate(ranks) for row in rank]
         used += [u for u in uncond if u is not None]
+        counts = [len(rank) for rank in (*ranks, guided)]
+        missing = -len(rows) % self.fixed_rows if self.fixed_rows else 0
+        rows, used = rows + missing * rows[:1], used + missing * used[:1]
         weights = [[guidance_scale[row] * conds[row][i][1] for row in rank] for i, rank in enumerate(ranks)]
         # Made before the call, which they would otherwise wait for.
         indices = [torch.tensor(rank, dtype=torch.long, device=self.device) for rank in (*ranks, guided)]
@@ -89,7 +95,7 @@ class Denoiser:
                 added_cond_kwargs=self._added(used, latents.shape[2:]),
                 return_dict=False,
             )[0].float()
-        *of_conds, of_uncond = output.split([len(index) for index in indices])
+        *of_conds, of_uncond, _ = output.split([*counts, missing])
         base = torch.zeros_like(latents).index_copy(0, indices[-1], of_uncond)
         sum_ = base
         for index, weight, of_cond in zip(indices[:-1], columns, of_conds, strict=True):
@@ -104,14 +110,18 @@ class Denoiser:
     def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor] | None:
         """Podell et al. 2023: the pooled states, and the sizes in pixels: original, crop's corner, target.
 
-        The original and the target are (height, width) of the latent times 8; nothing is cropped.
+        The original and the target are (height, width) of the latent times 8; nothing is cropped. The refiner
+        has an aesthetic score in the place of the target.
         """
         pooled = [cond.pooled for cond in conds if cond.pooled is not None]
         if not pooled:
             return None
         height, width = (8 * side for side in size)
-        ids = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32, device=self.device)
-        return {"text_embeds": torch.stack(pooled).to(self.dtype), "time_ids": ids.expand(len(pooled), -1)}
+        scores = [cond.aesthetic_score for cond in conds]
+        last = [[height, width] if score is None else [score] for score in scores]
+        ids = [[height, width, 0, 0, *target] for target in last]
+        time_ids = torch.tensor(ids, dtype=torch.float32, device=self.device)
+        return {"text_embeds": torch.stack(pooled).to(self.dtype), "time_ids": time_ids}
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None, None]

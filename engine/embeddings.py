@@ -5,7 +5,7 @@ Gal et al. 2022, "An Image is Worth One Word". Read from .safetensors alone, nev
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,16 +17,21 @@ from engine.weights import TensorFile
 
 logger = logging.getLogger(__name__)
 
+HASH_DIGITS = 12
 MAX_VECTORS = 75
 """As many as a chunk of a prompt holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Library:
-    """A folder of embeddings, by name as vectors (n, channels): those that fit the checkpoint, and others."""
+class Embeddings:
+    """A folder of embeddings, by name as vectors (n, channels): those that fit the checkpoint, and others.
+
+    `hashes` are the first twelve digits of their files' SHA-256.
+    """
 
     loaded: Mapping[str, Tensor]
     skipped: Mapping[str, Tensor]
+    hashes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def listing(self) -> list[EmbeddingFile]:
         return [
@@ -36,10 +41,10 @@ class Library:
         ]
 
 
-NO_EMBEDDINGS = Library(MappingProxyType({}), MappingProxyType({}))
+NO_EMBEDDINGS = Embeddings(MappingProxyType({}), MappingProxyType({}))
 
 
-def load_embeddings(folder: Path, channels: int) -> Library:
+def load_embeddings(folder: Path, channels: int) -> Embeddings:
     """The embeddings of a text encoder of `channels`, by file name without its suffix. On the CPU, float32.
 
     A file that cannot be used is left out with a warning that says why. Raises CheckpointError if there is
@@ -49,15 +54,17 @@ def load_embeddings(folder: Path, channels: int) -> Library:
         raise CheckpointError("there is no folder of embeddings where the configuration says it is")
     loaded: dict[str, Tensor] = {}
     skipped: dict[str, Tensor] = {}
+    hashes: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with path.open("rb") as file:
-                vectors = _vectors(TensorFile(file))
+                tensors = TensorFile(file)
+                vectors, digest = _vectors(tensors), tensors.sha256()
         except (ValueError, OSError) as error:
             logger.warning("embedding %r cannot be read: %s", path.stem, getattr(error, "strerror", error))
             continue
         if vectors.shape[1] == channels:
-            loaded[path.stem] = vectors
+            loaded[path.stem], hashes[path.stem] = vectors, digest[:HASH_DIGITS]
         else:
             skipped[path.stem] = vectors
             logger.warning(
@@ -66,7 +73,7 @@ def load_embeddings(folder: Path, channels: int) -> Library:
                 vectors.shape[1],
                 channels,
             )
-    return Library(loaded, skipped)
+    return Embeddings(loaded, skipped, hashes)
 
 
 def _vectors(file: TensorFile) -> Tensor:

@@ -20,16 +20,21 @@ from engine.lora.layers import Weighted
 from engine.precision import in_float32
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
+from engine.tiling import circular
 from engine.upscalers import upscale
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
+TILED_ABOVE = 1536 * 1536
+"""Larger pictures, in pixels, are encoded and decoded in overlapping tiles, unless they are `tiling`."""
+
 
 class Operation(Protocol):
     name: ClassVar[str]
-    max_rows: ClassVar[int | None]
 
+    @property
+    def max_rows(self) -> int | None: ...
     @property
     def key(self) -> Hashable: ...
     @property
@@ -82,24 +87,34 @@ class EncodeImage:
     """
 
     name: ClassVar[str] = "encode_image"
-    max_rows: ClassVar[int | None] = 4
     width: ClassVar[int] = 1
 
     encoder: Encoder
     pixels: Picture | npt.NDArray[np.float32]
     remaining: int
+    tiling: bool = False
     precise: bool = False
     tiled: bool = False
 
     @property
+    def in_tiles(self) -> bool:
+        height, width, _ = self.pixels.shape
+        return self.tiled or (height * width > TILED_ABOVE and not self.tiling)
+
+    @property
+    def max_rows(self) -> int:
+        return self.encoder.most
+
+    @property
     def key(self) -> Hashable:
-        return self.name, id(self.encoder), self.pixels.shape, self.precise, self.tiled
+        return self.name, id(self.encoder), self.pixels.shape, self.tiling, self.precise, self.tiled
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
-        with in_float32(first.encoder.vae, first.precise):
-            return _finite(first.encoder([op.pixels for op in batch], tiled=first.tiled))
+        vae = first.encoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return _finite(first.encoder([op.pixels for op in batch], tiled=first.in_tiles))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -147,12 +162,24 @@ class Evaluate:
     remaining: int
     loras: Sequence[Weighted] = ()
     both: bool = False
+    tiling: bool = False
     precise: bool = False
 
     @property
     def key(self) -> Hashable:
-        """Model and latent's shape; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape), self.precise
+        """Model, shape, padding; settings and prompts, whatever their length, never belong to it.
+
+        But where calls have a fixed number of rows, so that a row's last bits never depend on the others, all
+        that the kernels depend on does.
+        """
+        key = (self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise)
+        return (key, *self._kernels()) if self.denoiser.fixed_rows else key
+
+    def _kernels(self) -> tuple[Hashable, ...]:
+        """The longest context, whether shorter ones are padded to it, and the LoRAs."""
+        conds = [cond for cond, _ in self.conds] + ([self.uncond] if self.uncond else [])
+        lengths = {len(cond.context) for cond in conds}
+        return max(lengths), len(lengths) > 1, frozenset(lora.digest for lora, weight in self.loras if weight)
 
     @property
     def width(self) -> int:
@@ -160,8 +187,8 @@ class Evaluate:
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
-        denoiser = batch[0].denoiser
-        with in_float32(denoiser.unet, batch[0].precise):
+        first, denoiser = batch[0], batch[0].denoiser
+        with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
             return _finite(
                 denoiser(
                     x=[op.x for op in batch],
@@ -180,24 +207,34 @@ class Decode:
     """A finished latent (4, h, w) to a picture (8h, 8w, 3). Answers NotFinite for a latent that is not."""
 
     name: ClassVar[str] = "decode"
-    max_rows: ClassVar[int | None] = 4
     remaining: ClassVar[int] = 0
     width: ClassVar[int] = 1
 
     decoder: Decoder
     x: Tensor
+    tiling: bool = False
     precise: bool = False
     tiled: bool = False
 
     @property
+    def in_tiles(self) -> bool:
+        _, height, width = self.x.shape
+        return self.tiled or (64 * height * width > TILED_ABOVE and not self.tiling)
+
+    @property
+    def max_rows(self) -> int:
+        return self.decoder.most
+
+    @property
     def key(self) -> Hashable:
-        return self.name, id(self.decoder), tuple(self.x.shape), self.precise, self.tiled
+        return self.name, id(self.decoder), tuple(self.x.shape), self.tiling, self.precise, self.tiled
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
-        with in_float32(first.decoder.vae, first.precise):
-            return first.decoder([op.x for op in batch], tiled=first.tiled)
+        vae = first.decoder.vae
+        with in_float32(vae, first.precise), circular(vae, first.tiling):
+            return first.decoder([op.x for op in batch], tiled=first.in_tiles)
 
 
 def _finite(rows: Sequence[Tensor]) -> list[Tensor | NotFinite]:
@@ -216,5 +253,5 @@ def second_try(operation: Operation, failure: AtelierError) -> Operation | None:
         case Evaluate() | EncodeImage() | Decode(), NotFinite():
             return None if operation.precise else replace(operation, precise=True)
         case EncodeImage() | Decode(), OutOfMemory():
-            return None if operation.tiled else replace(operation, tiled=True)
+            return None if operation.in_tiles or operation.tiling else replace(operation, tiled=True)
     return None

@@ -16,6 +16,7 @@ from engine.prepared import Model
 from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
 from engine.protocol import NOISE_SOURCES, InvalidJob, Job
 from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
+from engine.schedules import TRAIN_STEPS
 
 MID_GREY = 127.5
 FULL = 0.999
@@ -24,29 +25,31 @@ FULL = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A pass' encoded prompts, by text. `zero_uncond`: in place of the negative one stand zeros.
+    """A pass' prompts as one model encodes them, by text. `zero_uncond`: for the negative one stand zeros.
 
-    `beside` is what all of them have beside x.
+    `beside` is what all have beside x, `scores` the aesthetic ones of the prompt and the negative prompt.
     """
 
+    model: Model
     encoded: Mapping[Prompt, Cond]
     positive: Plan
     negative: Plan | None
     zero_uncond: bool
     beside: Tensor | None
+    scores: tuple[float | None, float | None]
 
     def conds(self, evaluation: int) -> list[tuple[Cond, float]]:
-        return [(self._cond(part.at(evaluation)), part.weight) for part in self.positive.parts]
+        positive, _ = self.scores
+        return [(self._cond(part.at(evaluation), positive), part.weight) for part in self.positive.parts]
 
     def uncond(self, evaluation: int) -> Cond | None:
         if self.negative is None:
             return None
-        cond = self._cond(self.negative.parts[0].at(evaluation))
+        cond = self._cond(self.negative.parts[0].at(evaluation), self.scores[1])
         return cond.zeros() if self.zero_uncond else cond
 
-    def _cond(self, prompt: Prompt) -> Cond:
-        cond = self.encoded[prompt]
-        return cond if self.beside is None else replace(cond, beside=self.beside)
+    def _cond(self, prompt: Prompt, score: float | None) -> Cond:
+        return replace(self.encoded[prompt], beside=self.beside, aesthetic_score=score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,8 @@ class Pass:
     """A job's settings, all of them checked, and the noise levels that they come to.
 
     `schedule` holds all levels, `sigmas` the last ones of them, which are walked. `after`: evaluations of the
-    passes that follow. Without a `negative` there is no uncond.
+    passes that follow. Without a `negative` there is no uncond. `models` are the pass' own and, where the job
+    has a refiner, that.
     """
 
     job: Job
@@ -63,14 +67,14 @@ class Pass:
     sigmas: Sequence[float]
     positive: Plan
     negative: Plan | None
-    model: Model
+    models: Sequence[Model]
     after: int = 0
 
     @classmethod
     def of(
         cls,
         job: Job,
-        model: Model,
+        models: Sequence[Model],
         *,
         strength: float | None = None,
         exact_steps: bool = False,
@@ -82,8 +86,8 @@ class Pass:
         Raises InvalidJob where the job asks for the impossible.
         """
         sampler = _sampler(job)
-        schedule, sigmas = _levels(job, sampler, model, strength, exact_steps)
-        positive, negative = _prompts(job, sampler, model, before)
+        schedule, sigmas = _levels(job, sampler, models[0], strength, exact_steps)
+        positive, negative = _prompts(job, sampler, models, before)
         return cls(
             job=job,
             sampler=sampler,
@@ -91,7 +95,7 @@ class Pass:
             sigmas=sigmas,
             positive=positive,
             negative=negative,
-            model=model,
+            models=models,
             after=after,
         )
 
@@ -107,36 +111,44 @@ class Pass:
 
     def noise(self) -> Noise:
         shape = (4, self.job.height // 8, self.job.width // 8)
-        return Noise.of(self.job, shape, self.model.checkpoint.device)
+        return Noise.of(self.job, shape, self.models[0].checkpoint.device)
 
-    def encode(self, canvas: Canvas | None = None) -> Generator[Operation, Any, Conditioning]:
-        """Every text that the prompts are at some step, in one operation.
+    def encode(self, canvas: Canvas | None = None) -> Generator[Operation, Any, list[Conditioning]]:
+        """For each model, every text that the prompts are at some step, in one operation.
 
         For a checkpoint that is for inpainting the picture too, without what `canvas` masks, which without a
         mask is all of it.
         """
+        conditionings = []
+        for model in self.models:
+            conditionings.append((yield from self._encode(model, canvas)))  # noqa: PERF401 - it yields
+        return conditionings
+
+    def _encode(self, model: Model, canvas: Canvas | None) -> Generator[Operation, Any, Conditioning]:
         negative = self.negative.prompts if self.negative else ()
         prompts = list(dict.fromkeys([*self.positive.prompts, *negative]))
-        checkpoint = self.model.checkpoint
+        checkpoint, family = model.checkpoint, model.checkpoint.kind.family
         encoded = yield Encode(
             conditioner=checkpoint.conditioner,
             prompts=prompts,
             clip_skip=self.job.clip_skip,
             keep_mean=self.job.emphasis != "No norm",
             remaining=self.remaining,
-            loras=self.model.loras.text_encoder,
+            loras=model.loras.text_encoder,
         )
         by_text = dict(zip(prompts, encoded, strict=True))
-        beside = (yield from self._beside(canvas)) if checkpoint.kind.inpainting else None
+        beside = (yield from self._beside(model, canvas)) if checkpoint.kind.inpainting else None
         return Conditioning(
+            model=model,
             encoded=by_text,
             positive=self.positive,
             negative=self.negative,
-            zero_uncond=checkpoint.kind.family.zero_empty_negative and not self.job.negative_prompt.strip(),
+            zero_uncond=family.zero_empty_negative and not self.job.negative_prompt.strip(),
             beside=beside,
+            scores=family.aesthetic_scores or (None, None),
         )
 
-    def _beside(self, canvas: Canvas | None) -> Generator[Operation, Any, Tensor]:
+    def _beside(self, model: Model, canvas: Canvas | None) -> Generator[Operation, Any, Tensor]:
         """(5, h, w): the mask at every eighth pixel, and the latent of the picture, mid-grey where masked."""
         mask = np.ones(latent_pixels(self.job.width, self.job.height)[::-1], np.bool_)
         pixels = None
@@ -145,7 +157,10 @@ class Pass:
         grey = np.full((*mask.shape, 3), MID_GREY, np.float32)
         masked = grey if pixels is None else np.where(mask[:, :, None], grey, pixels)
         latent: Tensor = yield EncodeImage(
-            encoder=self.model.checkpoint.encoder, pixels=masked, remaining=self.remaining
+            encoder=model.checkpoint.encoder,
+            pixels=masked,
+            remaining=self.remaining,
+            tiling=self.job.tiling,
         )
         small = torch.from_numpy(mask[::8, ::8].astype(np.float32)).to(latent.device)
         return torch.cat([small[None], latent])
@@ -154,7 +169,7 @@ class Pass:
         self,
         x: Tensor,
         noise: Noise,
-        conditioning: Conditioning,
+        conditionings: Sequence[Conditioning],
         inside: Callable[[Evaluations], Evaluations] | None = None,
     ) -> Generator[Operation, Tensor, Tensor]:
         """From x at σ_0 to the finished latent; `inside` may change what the sampler sees."""
@@ -165,11 +180,14 @@ class Pass:
         remaining = self.evaluations
         scale = _guidance_scale(self.job, self.sampler)
         done = 0
+        conditioning, *refining = conditionings
         try:
             x, sigma = next(evaluating)
             while True:
+                if refining and self._refines(done, sigma):
+                    conditioning = refining.pop()
                 denoised = yield Evaluate(
-                    denoiser=self.model.checkpoint.denoiser,
+                    denoiser=conditioning.model.checkpoint.denoiser,
                     x=x,
                     sigma=sigma,
                     conds=conditioning.conds(done),
@@ -177,13 +195,23 @@ class Pass:
                     guidance_scale=scale,
                     both=self.sampler.needs_uncond,
                     remaining=max(remaining - done, 1) + self.after,
-                    loras=self.model.loras.unet,
+                    loras=conditioning.model.loras.unet,
+                    tiling=self.job.tiling,
                 )
                 done += 1
                 x, sigma = evaluating.send(denoised)
         except StopIteration as finished:
             latent: Tensor = finished.value
             return latent
+
+    def _refines(self, done: int, sigma: float) -> bool:
+        """Whether the refiner takes over, before an evaluation at σ with so many done."""
+        refiner = self.job.refiner
+        assert refiner is not None
+        if not refiner.by_timestep:
+            return done >= refiner.switch_at * self.evaluations
+        timestep = self.models[0].checkpoint.denoiser.levels.timestep(np.array(sigma))
+        return bool(1 - timestep / TRAIN_STEPS >= refiner.switch_at)
 
 
 def _levels(
@@ -208,18 +236,20 @@ def _levels(
     return longer, longer[-(job.steps + 1) :]
 
 
-def _prompts(job: Job, sampler: Sampler, model: Model, before: int) -> tuple[Plan, Plan | None]:
+def _prompts(job: Job, sampler: Sampler, models: Sequence[Model], before: int) -> tuple[Plan, Plan | None]:
     """No negative one where uncond cancels out: in uncond + Σ scale · weight · (cond − uncond)."""
     per_step = 2 if sampler.second_order else 1
     timeline = Timeline(steps=per_step * job.steps, before=per_step * before, old=job.old_scheduling)
     names = ("hr_prompt", "hr_negative_prompt") if before else ("prompt", "negative_prompt")
     positive = parse(job.prompt, timeline, emphasis=job.emphasis, field=names[0])
-    model.checkpoint.conditioner.check(positive.prompts, names[0])
+    for model in models:
+        model.checkpoint.conditioner.check(positive.prompts, names[0])
     scale = _guidance_scale(job, sampler) * sum(part.weight for part in positive.parts)
     if scale == 1.0 and not sampler.needs_uncond:
         return positive, None
     negative = parse_negative(job.negative_prompt, timeline, emphasis=job.emphasis, field=names[1])
-    model.checkpoint.conditioner.check(negative.prompts, names[1])
+    for model in models:
+        model.checkpoint.conditioner.check(negative.prompts, names[1])
     return positive, negative
 
 

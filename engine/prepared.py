@@ -1,58 +1,116 @@
 """What a job needs besides itself, looked up and loaded before it becomes a row."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Self
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
-from engine.lora.job import NO_LORAS, JobLoras, job_loras
-from engine.protocol import Job
+from engine.infotext import hashes
+from engine.library import Library
+from engine.lora.job import NO_LORAS, JobLoras, job_loras, names_loras
+from engine.prompts.networks import take_networks
+from engine.protocol import LATENT_UPSCALERS, InvalidJob, Job
+from engine.vae import Vae
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a pass evaluates with: a checkpoint, and the LoRAs that it has on it."""
+    """What evaluates: a checkpoint, and the LoRAs that a pass has on it.
+
+    Whoever holds this keeps both loaded; `lease` is what does that for the checkpoint.
+    """
 
     checkpoint: LoadedCheckpoint
     loras: JobLoras = NO_LORAS
+    lease: object = None
 
-    @classmethod
-    def of(cls, job: Job, checkpoint: LoadedCheckpoint, field: str = "prompt") -> Self:
-        return cls(checkpoint, job_loras(job, checkpoint.loras, field))
+
+Models = tuple[Model, ...]
+"""A pass' own model and, where the job has a refiner, that."""
+
+
+def is_quick(job: Job) -> bool:
+    """Whether there is nothing to be read or loaded for it."""
+    return not (job.init or job.hires or job.refiner or job.vae or names_loras(job))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A job's models, one for each of its passes, and the picture that it is given, prepared."""
+    """The models of a job's passes, and the picture that it is given, prepared.
 
-    first: Model
-    second: Model | None = None
+    `embeddings` are those that its prompts name, with their hashes.
+    """
+
+    first: Models
+    second: Models = ()
+    vae: Vae | None = None
     canvas: Canvas | None = None
+    embeddings: str = ""
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, job: Job, checkpoint: LoadedCheckpoint) -> Self:
-        """Slow where a picture is to be read or a LoRA to be loaded: seconds, for a large one.
+    def of(cls, job: Job, library: Library) -> Self:
+        """Slow where a picture is to be read, or a LoRA or a checkpoint to be loaded: seconds.
 
-        Raises InvalidJob for a picture that cannot be read; LoraError for a LoRA that cannot be used and,
-        where the store is strict, for an unknown name; InvalidJob for tags that this version does not apply.
+        Raises InvalidJob for what is not there, cannot be read or does not go together; LoraError for a LoRA
+        that cannot be used and, where the store is strict, for an unknown name.
         """
-        return cls(
-            first=Model.of(job, checkpoint),
-            second=Model.of(job.second_pass(), checkpoint, "hr_prompt") if job.hires else None,
+        vae = library.vae(job.vae) if job.vae else None
+        made = cls(
+            first=_models(job, library, vae, "prompt"),
+            second=_models(job.second_pass(), library, vae, "hr_prompt") if job.hires else (),
+            vae=vae,
             canvas=Canvas.of(job),
         )
+        _check_latents(job, made)
+        warnings = [warning for model in made.models() for warning in model.loras.warnings]
+        if job.vae and vae is None:
+            warnings.append(f"override_settings.sd_vae: there is no VAE {job.vae[:60]!r}")
+        return replace(made, embeddings=_embeddings(job, made), warnings=tuple(dict.fromkeys(warnings)))
+
+    def models(self) -> Iterator[Model]:
+        """Of all passes."""
+        yield from (*self.first, *self.second)
 
     @property
     def lora_hashes(self) -> str:
         """`name: hash, …` of the LoRAs that were found, named as in the prompts."""
-        hashes: Mapping[str, str] = {k: v for model in self._models() for k, v in model.loras.hashes.items()}
-        return ", ".join(f"{name.replace(',', '')}: {hash_}" for name, hash_ in hashes.items())
+        return hashes({k: v for model in self.models() for k, v in model.loras.hashes.items()})
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the job asks for and does not get, each once."""
-        return tuple(dict.fromkeys(warning for model in self._models() for warning in model.loras.warnings))
 
-    def _models(self) -> Iterator[Model]:
-        yield from (model for model in (self.first, self.second) if model)
+def _models(job: Job, library: Library, vae: Vae | None, field: str) -> Models:
+    """Of one pass."""
+    own, lease = library.checkpoint(job.checkpoint, "hr_checkpoint_name")
+    if vae is not None and own.kind.family.latent_scale == library.own.kind.family.latent_scale:
+        own = replace(own, encoder=vae.encoder, decoder=vae.decoder)
+    model = Model(own, job_loras(job, own.loras, field), lease)
+    if job.refiner is None:
+        return (model,)
+    refining, lease = library.checkpoint(job.refiner.checkpoint, "refiner_checkpoint")
+    return model, Model(refining, job_loras(job, refining.loras, field), lease)
+
+
+def _check_latents(job: Job, prepared: Prepared) -> None:
+    """Passes hand latents on, so their checkpoints must mean the same by them."""
+    own = prepared.first[0].checkpoint.kind.family
+    others = {"refiner_checkpoint": [*prepared.first[1:], *prepared.second[1:]]}
+    if job.hires and job.hires.upscaler in LATENT_UPSCALERS:
+        others["hr_checkpoint_name"] = list(prepared.second[:1])
+    for field, models in others.items():
+        for model in models:
+            family = model.checkpoint.kind.family
+            if family.latent_scale != own.latent_scale:
+                raise InvalidJob(
+                    f"{field}: that is {family.name}, whose latents {own.name}, which {job.checkpoint!r} is, "
+                    "cannot hand on or take"
+                )
+
+
+def _embeddings(job: Job, prepared: Prepared) -> str:
+    found: dict[str, str] = {}
+    for each in [job, job.second_pass()] if job.hires else [job]:
+        prompt, _ = take_networks(each.prompt, "prompt")
+        for text in (prompt, each.negative_prompt):
+            found |= prepared.first[0].checkpoint.conditioner.embeddings_in(text)
+    return hashes(found)

@@ -1,6 +1,6 @@
 """What makes a picture, as straight-line programs over operations: rows are instances of these."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate
 
 from engine.ops import Decode, EncodeImage, Operation, Picture, Upscale
 from engine.passes import Pass
-from engine.prepared import Prepared
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires, InvalidJob, Job
+from engine.prepared import Model, Prepared
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, InvalidJob, Job
 from engine.samplers import Evaluations
 from engine.upscalers import upscale_latent
 
@@ -30,22 +30,25 @@ def draw(job: Job, prepared: Prepared) -> Program:
 
 def txt2img(job: Job, prepared: Prepared) -> Program:
     x = yield from _first_pass(Pass.of(job, prepared.first))
-    picture: Picture = yield Decode(decoder=prepared.first.checkpoint.decoder, x=x)
+    return (yield from _decoded(x, job, prepared.first))
+
+
+def _decoded(x: Tensor, job: Job, models: Sequence[Model]) -> Generator[Operation, Any, Picture]:
+    picture: Picture = yield Decode(decoder=models[0].checkpoint.decoder, x=x, tiling=job.tiling)
     return picture
 
 
 def _first_pass(only: Pass) -> Generator[Operation, Any, Tensor]:
     """From noise alone."""
-    conditioning = yield from only.encode()
+    conditionings = yield from only.encode()
     noise = only.noise()
     x = noise.initial * only.sampler.initial_scale(only.sigmas[0])
-    return (yield from only.sample(x, noise, conditioning))
+    return (yield from only.sample(x, noise, conditionings))
 
 
 def hires_fix(job: Job, prepared: Prepared) -> Program:
     """A small picture first, enlarged, then the last sampling steps once more at the larger size."""
     assert job.hires is not None
-    assert prepared.second is not None
     hires = job.hires
     if hires.upscaler not in (*LATENT_UPSCALERS, *IMAGE_UPSCALERS):
         raise InvalidJob(
@@ -60,34 +63,32 @@ def hires_fix(job: Job, prepared: Prepared) -> Program:
     )
     after = second.evaluations if hires.denoising_strength else 0
     x = yield from _first_pass(Pass.of(job, prepared.first, after=after))
-    x = yield from _enlarged(x, hires, prepared, after)
+    x = yield from _enlarged(x, job, prepared, after)
     if hires.denoising_strength:
-        conditioning = yield from second.encode()
+        conditionings = yield from second.encode()
         noise = second.noise()
-        x = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditioning)
-    picture: Picture = yield Decode(decoder=prepared.second.checkpoint.decoder, x=x)
-    return picture
+        x = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditionings)
+    return (yield from _decoded(x, job, prepared.second))
 
 
-def _enlarged(
-    x: Tensor, hires: Hires, prepared: Prepared, remaining: int
-) -> Generator[Operation, Any, Tensor]:
+def _enlarged(x: Tensor, job: Job, prepared: Prepared, remaining: int) -> Generator[Operation, Any, Tensor]:
     """The first pass' latent at the size of the second, by way of a picture where the upscaler needs one."""
+    assert job.hires is not None
+    hires = job.hires
     width, height = hires.upscaled_width // 8, hires.upscaled_height // 8
     if hires.upscaler in LATENT_UPSCALERS:
         x = upscale_latent(x, (width, height), hires.upscaler)
     else:
-        assert prepared.second is not None
-        before, after = prepared.first.checkpoint, prepared.second.checkpoint
-        pixels = yield Decode(decoder=before.decoder, x=x)
+        pixels = yield from _decoded(x, job, prepared.first)
         pixels = yield Upscale(
             pixels=pixels,
             size=(8 * width, 8 * height),
             upscaler=hires.upscaler,
-            device=before.device,
+            device=x.device,
             remaining=remaining,
         )
-        x = yield EncodeImage(encoder=after.encoder, pixels=pixels, remaining=remaining)
+        encoder = prepared.second[0].checkpoint.encoder
+        x = yield EncodeImage(encoder=encoder, pixels=pixels, remaining=remaining, tiling=job.tiling)
     return _middle(x, hires.height // 8, hires.width // 8)
 
 
@@ -101,11 +102,13 @@ def img2img(job: Job, prepared: Prepared) -> Program:
     """The last sampling steps, from a given picture; where it has a mask, inside that alone."""
     assert job.init is not None
     assert prepared.canvas is not None
-    init, canvas, checkpoint = job.init, prepared.canvas, prepared.first.checkpoint
+    init, canvas, checkpoint = job.init, prepared.canvas, prepared.first[0].checkpoint
     only = Pass.of(job, prepared.first, strength=init.denoising_strength, exact_steps=init.exact_steps)
-    conditioning = yield from only.encode(canvas)
+    conditionings = yield from only.encode(canvas)
     noise = only.noise()
-    given = yield EncodeImage(encoder=checkpoint.encoder, pixels=canvas.pixels, remaining=only.remaining)
+    given = yield EncodeImage(
+        encoder=checkpoint.encoder, pixels=canvas.pixels, remaining=only.remaining, tiling=job.tiling
+    )
     given = _of_size(given, noise.initial)
     inside = None
     if canvas.repaint is not None and init.mask is not None:
@@ -113,9 +116,8 @@ def img2img(job: Job, prepared: Prepared) -> Program:
         given = _content(given, repaint, noise.initial, init.mask.content)
         inside = partial(_inside, repaint, given)
     x = given + noise.initial * (only.sigmas[0] * init.noise_multiplier)
-    x = yield from only.sample(x, noise, conditioning, inside)
-    picture: Picture = yield Decode(decoder=checkpoint.decoder, x=x)
-    return picture
+    x = yield from only.sample(x, noise, conditionings, inside)
+    return (yield from _decoded(x, job, prepared.first))
 
 
 def _inside(repaint: Tensor, given: Tensor, evaluating: Evaluations) -> Evaluations:

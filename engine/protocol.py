@@ -110,6 +110,18 @@ IMAGE_UPSCALERS = ("None", "Lanczos", "Nearest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refiner:
+    """A checkpoint that takes over on the way, at `switch_at`: 0 from the beginning, 1 never.
+
+    That is a share of the evaluations, or, with `by_timestep`, of the training timesteps from the last to 0.
+    """
+
+    checkpoint: str
+    switch_at: float
+    by_timestep: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hires:
     """The second pass of a hires fix.
 
@@ -117,6 +129,7 @@ class Hires:
     × `height`. Then exactly `steps` sampling steps are made from `denoising_strength` on; 0 makes none.
     """
 
+    checkpoint: str
     upscaler: str
     upscaled_width: int
     upscaled_height: int
@@ -129,6 +142,7 @@ class Hires:
     eta: float
     prompt: str
     negative_prompt: str
+    refiner: Refiner | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +156,8 @@ class Job:
     `noise_source` is one of NOISE_SOURCES. `discard_next_to_last_sigma`: as some samplers always do.
     The prompt's `<lora:…>` tags are applied unless `extra_networks` is false; they are never text.
     `emphasis` is one of EMPHASIS. `old_scheduling`: in prompts, a number of steps below 1 is a fraction.
+    `refiner` is the first pass's. `vae` is a file's name; empty: the checkpoint's own. `tiling`: opposite
+    edges of the picture fit one another.
     `priority`: smaller runs earlier.
     """
 
@@ -175,6 +191,9 @@ class Job:
     extra_networks: bool = True
     emphasis: str = "Original"
     old_scheduling: bool = False
+    refiner: Refiner | None = None
+    vae: str = ""
+    tiling: bool = False
     priority: int = 0
 
     def second_pass(self) -> "Job":
@@ -183,6 +202,7 @@ class Job:
         hires = self.hires
         return replace(
             self,
+            checkpoint=hires.checkpoint,
             prompt=hires.prompt,
             negative_prompt=hires.negative_prompt,
             width=hires.width,
@@ -191,6 +211,7 @@ class Job:
             sampler=hires.sampler,
             schedule=hires.schedule,
             eta=hires.eta,
+            refiner=hires.refiner,
             hires=None,
         )
 
@@ -211,9 +232,9 @@ class Timings:
 class JobResult:
     """A finished picture: PNG bytes with the infotext in their `parameters` text chunk.
 
-    `infotext` is the job's with what only the replica knows, which is `lora_hashes`: "name: hash, …" of the
-    LoRAs applied. `warnings` are what the job asked for and did not get. `inpainting`: the checkpoint is one
-    for that.
+    `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
+    hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
+    the job asked for and did not get. `inpainting`: the checkpoint is one for that.
     """
 
     job_id: str
@@ -223,6 +244,9 @@ class JobResult:
     timings: Timings
     infotext: str
     lora_hashes: str = ""
+    embedding_hashes: str = ""
+    vae: str = ""
+    vae_hash: str = ""
     warnings: tuple[str, ...] = ()
     inpainting: bool = False
 
@@ -262,6 +286,14 @@ class EmbeddingFile:
     width: int
     vectors: int
     usable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaeFile:
+    """A VAE that requests may name by its file's name. `filename` is relative to a folder of theirs."""
+
+    name: str
+    filename: str
 
 
 class AtelierError(Exception):

@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
-from engine.lora.job import infotext, names_loras
-from engine.prepared import Prepared
+from engine.infotext import completed
+from engine.library import Library
+from engine.prepared import Prepared, is_quick
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
 
 logger = logging.getLogger(__name__)
 
 IDLE_BEAT_SECONDS = 0.5
+PREPARING = 16
+"""Jobs at a time for which something is read, loaded or waited for."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,13 +49,18 @@ class _Ticket:
 
 
 class Worker:
-    """`await worker.run(job)` from any event loop; start and stop it once."""
+    """`await worker.run(job)` from any event loop; start and stop it once.
 
-    def __init__(self, engine: Engine, *, png_threads: int = 2) -> None:
+    `library` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
+    """
+
+    def __init__(self, engine: Engine, library: Library | None = None, *, png_threads: int = 2) -> None:
         self._engine = engine
+        self._library = library or Library(engine.checkpoint)
         self._inbox: queue.SimpleQueue[tuple[str, _Ticket]] = queue.SimpleQueue()
         self._tickets: dict[int, _Ticket] = {}
         self._codec = ThreadPoolExecutor(png_threads, thread_name_prefix="png")
+        self._preparing = ThreadPoolExecutor(PREPARING, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._beat = time.monotonic()
         self._stopping = threading.Event()
@@ -80,15 +88,16 @@ class Worker:
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
         began = time.monotonic()
-        text = infotext(job.infotext, prepared.lora_hashes)
+        text = completed(job.infotext, _known_here(prepared))
         png = await loop.run_in_executor(self._codec, _finished, done.outcome, prepared, text)
         return _result(done.row, png, time.monotonic() - began, text, prepared)
 
     async def _prepared(self, job: Job) -> Prepared:
         """In a thread of its own where something has to be read or loaded."""
-        if job.init or names_loras(job):
-            return await asyncio.to_thread(Prepared.of, job, self._engine.checkpoint)
-        return Prepared.of(job, self._engine.checkpoint)
+        if is_quick(job):
+            return Prepared.of(job, self._library)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparing, Prepared.of, job, self._library)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""
@@ -109,6 +118,7 @@ class Worker:
         self._stopping.set()
         await asyncio.to_thread(self._thread.join)
         self._codec.shutdown(wait=False)
+        self._preparing.shutdown(wait=False)
 
     def _loop(self) -> None:
         try:
@@ -163,6 +173,16 @@ class Worker:
         self._tickets.clear()
 
 
+def _known_here(prepared: Prepared) -> dict[str, str]:
+    """Pairs of the infotext."""
+    return {
+        "VAE hash": prepared.vae.hash if prepared.vae else "",
+        "VAE": prepared.vae.name if prepared.vae else "",
+        "Lora hashes": prepared.lora_hashes,
+        "TI hashes": prepared.embeddings,
+    }
+
+
 def _finished(picture: Picture, prepared: Prepared, text: str) -> bytes:
     whole = prepared.canvas.finish(picture) if prepared.canvas else picture
     return codec.png(whole, text)
@@ -178,8 +198,11 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         evaluations=row.evaluations,
         infotext=text,
         lora_hashes=prepared.lora_hashes,
+        embedding_hashes=prepared.embeddings,
+        vae=prepared.vae.name if prepared.vae else "",
+        vae_hash=prepared.vae.hash if prepared.vae else "",
         warnings=prepared.warnings,
-        inpainting=prepared.first.checkpoint.kind.inpainting,
+        inpainting=prepared.first[0].checkpoint.kind.inpainting,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

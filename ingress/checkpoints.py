@@ -18,6 +18,11 @@ def title(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.filename} [{digest}]" if digest else checkpoint.filename
 
 
+def short_title(checkpoint: Checkpoint) -> str:
+    digest = short_hash(checkpoint)
+    return f"{checkpoint.name} [{digest}]" if digest else checkpoint.name
+
+
 def listing(checkpoint: Checkpoint) -> dict[str, Any]:
     """One entry of GET /sd-models."""
     return {
@@ -37,6 +42,17 @@ def find(wanted: str, checkpoints: Sequence[Checkpoint], field: str) -> Checkpoi
             if form(wanted) in map(form, _ids(checkpoint, wanted)):
                 return checkpoint
     raise NotFound(unknown_name(field, wanted, [checkpoint.name for checkpoint in checkpoints]))
+
+
+def find_like(wanted: str, checkpoints: Sequence[Checkpoint], field: str) -> Checkpoint:
+    """As `find`, or else the one with the shortest title that `wanted` is a part of. `NotFound` if none."""
+    try:
+        return find(wanted, checkpoints, field)
+    except NotFound:
+        like = [each for each in checkpoints if wanted.casefold() in title(each).casefold()]
+        if not like:
+            raise
+        return min(like, key=lambda each: len(title(each)))
 
 
 def _ids(checkpoint: Checkpoint, wanted: str) -> list[str]:

@@ -1,10 +1,11 @@
 """The hires fix: from its request fields to the second pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Hires
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Checkpoint, Hires, Refiner
+from ingress import checkpoints
 from ingress.errors import InvalidRequest, shown
 from ingress.limits import check_range
 from ingress.schemas import samplers
@@ -24,15 +25,26 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
-    """The second pass, how its sampler is called, and the size of the first."""
+    """The second pass, how its sampler is called, the size of the first, and its own checkpoint, if any."""
 
     hires: Hires
     sampling: samplers.Sampling
     first: Size
+    checkpoint: Checkpoint | None
 
 
-def second_pass(request: Txt2ImgRequest, settings: Settings, eta_of: Callable[[str], float]) -> SecondPass:
-    """Of a request with `enable_hr`. Raises `InvalidRequest` and `SamplerNotFound`."""
+def second_pass(
+    request: Txt2ImgRequest,
+    settings: Settings,
+    first: Checkpoint,
+    available: Sequence[Checkpoint],
+    refiner: Refiner | None,
+    eta_of: Callable[[str], float],
+) -> SecondPass:
+    """Of a request with `enable_hr`, whose first pass has the checkpoint `first`.
+
+    Raises `InvalidRequest`, `NotFound` and `SamplerNotFound`.
+    """
     limits = settings.limits
     for field, low, high in (
         ("hr_scale", 0.1, MAX_SCALE),
@@ -41,10 +53,12 @@ def second_pass(request: Txt2ImgRequest, settings: Settings, eta_of: Callable[[s
         ("hr_second_pass_steps", 0, limits.max_steps),
     ):
         check_range(field, getattr(request, field), low, high)
-    first, upscaled, target = _sizes(request, limits)
+    small, upscaled, target = _sizes(request, limits)
+    checkpoint = _checkpoint(request, first, available)
     sampling = _sampling(request, settings.compat_version)
     strength = request.denoising_strength
     hires = Hires(
+        checkpoint=(checkpoint or first).name,
         upscaler=_upscaler(request.hr_upscaler),
         upscaled_width=upscaled[0],
         upscaled_height=upscaled[1],
@@ -57,8 +71,18 @@ def second_pass(request: Txt2ImgRequest, settings: Settings, eta_of: Callable[[s
         eta=eta_of(sampling.sampler),
         prompt=request.hr_prompt or request.prompt,
         negative_prompt=request.hr_negative_prompt or request.negative_prompt,
+        refiner=refiner,
     )
-    return SecondPass(hires, sampling, first)
+    return SecondPass(hires, sampling, small, checkpoint)
+
+
+def _checkpoint(
+    request: Txt2ImgRequest, first: Checkpoint, available: Sequence[Checkpoint]
+) -> Checkpoint | None:
+    """None where it is the first pass's."""
+    name = given(request.hr_checkpoint_name)
+    found = checkpoints.find_like(name, available, "hr_checkpoint_name") if name else first
+    return None if found.name == first.name else found
 
 
 def _sizes(request: Txt2ImgRequest, limits: Limits) -> tuple[Size, Size, Size]:
@@ -130,6 +154,7 @@ def params(request: Txt2ImgRequest, second: SecondPass, main: str, version: Comp
     resize = request.hr_resize_x or request.hr_resize_y
     before = {} if version == "v1.7.0" else {"Denoising strength": second.hires.denoising_strength}
     return before | {
+        "Hires checkpoint": checkpoints.short_title(second.checkpoint) if second.checkpoint else None,
         "Hires sampler": None if second.sampling.name == main else second.sampling.name,
         "Hires prompt": _other(request.hr_prompt, request.prompt, version),
         "Hires negative prompt": _other(request.hr_negative_prompt, request.negative_prompt, version),

@@ -16,9 +16,7 @@ MAX_MASK_BLUR = 256
 
 UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
-        "tiling": bool,
         "restore_faces": bool,
-        "refiner_checkpoint": lambda value: (value or "none").casefold() != "none",
         "s_min_uncond": lambda value: (value or 0) > 0,
         "script_name": bool,
         "save_images": bool,
@@ -117,8 +115,6 @@ def _check_overrides(overrides: OverrideSettings) -> None:
         _refuse("override_settings.sd_vae", overrides.sd_vae)
     if (overrides.samples_format or "png").casefold() != "png":
         _refuse("override_settings.samples_format", overrides.samples_format)
-    if overrides.tiling:
-        _refuse("override_settings.tiling", overrides.tiling)
 
 
 def _refuse(field: str, value: object) -> None:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from engine.protocol import Checkpoint, InitImage, Job, JobResult, Unavailable
 from ingress import checkpoints, hires, prompts
-from ingress.errors import InvalidRequest, shown, validation_message
+from ingress.errors import InvalidRequest, validation_message
 from ingress.hires import SecondPass
 from ingress.infotext import infotext
 from ingress.limits import check_limits, check_supported
 from ingress.pictures import init_images, mask_blur
+from ingress.refiner import Refining, refining
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
 from ingress.settings import CompatVersion, Settings
@@ -65,6 +66,8 @@ class Generation:
     old_scheduling: bool
     started: datetime
     warnings: tuple[str, ...]
+    tiling: bool
+    refining: Refining | None
     init: tuple[InitImage, ...] = ()
     second: SecondPass | None = None
 
@@ -106,6 +109,7 @@ def resolve(
         getattr(request, field) or "Euler", request.scheduler, settings.compat_version, field
     )
     checkpoint = _checkpoint(request, overrides, available)
+    refiner = refining(request, overrides, available, settings.compat_version)
     return Generation(
         sent=sent,
         request=request,
@@ -123,8 +127,10 @@ def resolve(
         old_scheduling=overrides.use_old_scheduling,
         started=now,
         warnings=warnings,
+        tiling=overrides.tiling if request.tiling is None else request.tiling,
+        refining=refiner,
         init=_init_images(request, overrides, settings),
-        second=_second_pass(request, overrides, checkpoint, available, settings),
+        second=_second_pass(request, overrides, checkpoint, available, refiner, settings),
     )
 
 
@@ -148,17 +154,19 @@ def _second_pass(
     overrides: OverrideSettings,
     checkpoint: Checkpoint,
     available: Sequence[Checkpoint],
+    refiner: Refining | None,
     settings: Settings,
 ) -> SecondPass | None:
     if not isinstance(request, Txt2ImgRequest) or not request.enable_hr:
         return None
-    name = hires.given(request.hr_checkpoint_name)
-    if name and checkpoints.find(name, available, "hr_checkpoint_name").name != checkpoint.name:
-        raise InvalidRequest(
-            f"hr_checkpoint_name: {shown(name)} is not the first pass's checkpoint. This version has one "
-            "checkpoint for both passes."
-        )
-    return hires.second_pass(request, settings, lambda sampler: _eta(request, overrides, sampler))
+    return hires.second_pass(
+        request,
+        settings,
+        checkpoint,
+        available,
+        refiner.second if refiner else None,
+        lambda sampler: _eta(request, overrides, sampler),
+    )
 
 
 def _overrides(request: GenerationRequest) -> OverrideSettings:
@@ -183,7 +191,7 @@ def _checkpoint(
 
 def jobs(generation: Generation, random: Random) -> list[Job]:
     """One job per image; `random` draws their ids."""
-    request, second = generation.request, generation.second
+    request, second, refiner = generation.request, generation.second, generation.refining
     width, height = second.first if second else (request.width, request.height)
     return [
         Job(
@@ -217,6 +225,8 @@ def jobs(generation: Generation, random: Random) -> list[Job]:
             seed_resize_from_h=max(request.seed_resize_from_h, 0),
             noise_source="nvidia" if generation.randn_source in ("GPU", "NV") else "cpu",
             discard_next_to_last_sigma=generation.discard_next_to_last_sigma,
+            refiner=(refiner.first if second else refiner.refiner) if refiner else None,
+            tiling=generation.tiling,
         )
         for image in generation.images
     ]
@@ -295,6 +305,7 @@ def _infotext(generation: Generation, image: int) -> str:
         "Clip skip": generation.clip_skip if generation.clip_skip > 1 else None,
         "ENSD": delta if delta and samplers.uses_ensd(sampling.sampler) and generation.eta else None,
         "RNG": None if generation.randn_source == "GPU" else generation.randn_source,
+        "Tiling": True if generation.tiling else None,
         **_extra_params(generation),
         "Version": generation.version,
     }
@@ -332,6 +343,8 @@ def _extra_params(generation: Generation) -> dict[str, Any]:
         extra |= hires.params(request, second, generation.sampling.name, generation.version)
     if generation.init:
         extra |= _img2img_params(generation)
+    if generation.refining:
+        extra |= generation.refining.params()
     return extra | _prompt_params(generation)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
-from engine.families import sd1, sd2, sdxl
+from engine.families import sd1, sd2, sdxl, sdxl_refiner
 from engine.families.family import ARCHITECTURE_KEY
-from tools.ldm_layout import export_ldm
+from tools.ldm_layout import REFINER_TEXT_PREFIX, SD2_TEXT_PREFIX, export_ldm
 
 TINY_UNET: dict[str, Any] = {
     "block_out_channels": (32, 32, 64, 64),
@@ -67,6 +67,18 @@ TINY_SDXL_UNET: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 6 * 8 + 24,
 }
 TINY_CLIP_G: dict[str, Any] = {**TINY_OPEN_CLIP, "projection_dim": 24, "num_hidden_layers": 4}
+TINY_REFINER_UNET: dict[str, Any] = {
+    **TINY_UNET,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": 2,
+    "attention_head_dim": (2, 2, 4, 4),
+    "cross_attention_dim": 40,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 5 * 8 + 24,
+}
 
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "sd1": {"unet": TINY_UNET, "vae": TINY_VAE, "text_encoder": TINY_TEXT},
@@ -77,8 +89,14 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": TINY_TEXT,
         "text_encoder_2": TINY_CLIP_G,
     },
+    "refiner": {
+        "unet": TINY_REFINER_UNET,
+        "vae": {**TINY_VAE, "scaling_factor": 0.13025},
+        "text_encoder": TINY_CLIP_G,
+    },
 }
-FAMILIES = {"sd1": sd1.FAMILY, "sd2": sd2.FAMILY, "sdxl": sdxl.FAMILY}
+FAMILIES = {"sd1": sd1.FAMILY, "sd2": sd2.FAMILY, "sdxl": sdxl.FAMILY, "refiner": sdxl_refiner.FAMILY}
+OPEN_CLIP = {"sd2": SD2_TEXT_PREFIX, "refiner": REFINER_TEXT_PREFIX}
 
 
 def tiny_modules(seed: int = 0, family: str = "sd1", *, in_channels: int = 4) -> tuple[torch.nn.Module, ...]:
@@ -113,7 +131,7 @@ def write_checkpoint(
     export_ldm(
         path,
         *tiny_modules(seed, family, in_channels=in_channels),
-        open_clip=family == "sd2",
+        open_clip=OPEN_CLIP.get(family, ""),
         dtype=dtype,
         metadata={ARCHITECTURE_KEY: json.dumps(SIZES[family]), **(metadata or {})},
     )

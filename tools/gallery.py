@@ -82,6 +82,11 @@ SECTIONS: Mapping[str, tuple[Exhibit, ...]] = {
             {"prompt": "a large blue heart on a yellow background <lora:striped:1>"},
         ),
         Exhibit(
+            "hollow",
+            "With another.",
+            {"prompt": "a large blue heart on a yellow background <lora:hollow:1>"},
+        ),
+        Exhibit(
             "outline",
             "By another checkpoint.",
             {"prompt": HEART, "model": "demo-outline"},

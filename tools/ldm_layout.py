@@ -21,6 +21,7 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer.text_model."
 SD2_TEXT_PREFIX = "cond_stage_model.model."
+REFINER_TEXT_PREFIX = "conditioner.embedders.0.model."
 SDXL_TEXT_PREFIXES = ("conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model.")
 
 _UNET_ENDS = {
@@ -70,13 +71,13 @@ def export_ldm(
     unet: nn.Module,
     vae: nn.Module,
     *text_encoders: nn.Module,
-    open_clip: bool = False,
+    open_clip: str = "",
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes one `.safetensors`; a file already at `path` is replaced in one move.
 
-    `open_clip`: the only text encoder gets the names of Stable Diffusion 2.x.
+    The only text encoder gets OpenCLIP's names behind the prefix `open_clip`, if that is given.
     """
     state = ldm_state(unet, vae, *text_encoders, open_clip=open_clip)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
@@ -86,12 +87,12 @@ def export_ldm(
     new.replace(path)
 
 
-def ldm_state(unet: nn.Module, vae: nn.Module, *text_encoders: nn.Module, open_clip: bool = False) -> State:
+def ldm_state(unet: nn.Module, vae: nn.Module, *text_encoders: nn.Module, open_clip: str = "") -> State:
     """All tensors of a checkpoint under their LDM keys; two text encoders are SDXL's."""
     state = {UNET_PREFIX + key: value for key, value in ldm_unet(unet.state_dict()).items()}
     state |= {VAE_PREFIX + key: value for key, value in ldm_vae(vae.state_dict()).items()}
     if len(text_encoders) == 1 and open_clip:
-        return state | _open_clip(SD2_TEXT_PREFIX, text_encoders[0])
+        return state | _open_clip(open_clip, text_encoders[0])
     if len(text_encoders) == 1:
         return state | _clip(TEXT_PREFIX, text_encoders[0])
     first, second = text_encoders

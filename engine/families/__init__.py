@@ -6,7 +6,7 @@ A new family is a module with a `FAMILY`, and a line in FAMILIES.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from engine.families import sd1, sd2, sdxl
+from engine.families import sd1, sd2, sdxl, sdxl_refiner
 from engine.families.family import (
     FIRST_LAYER,
     INPAINTING_CHANNELS,
@@ -19,11 +19,10 @@ from engine.families.family import (
 from engine.header import Header
 from engine.protocol import CheckpointError
 
-FAMILIES: Sequence[Family] = (sd1.FAMILY, sd2.FAMILY, sdxl.FAMILY)
+FAMILIES: Sequence[Family] = (sd1.FAMILY, sd2.FAMILY, sdxl.FAMILY, sdxl_refiner.FAMILY)
 
 KNOWN_OTHERS: Mapping[str, str] = MappingProxyType(
     {
-        "conditioner.embedders.0.model.": "an SDXL refiner",
         "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3",
         "model.diffusion_model.double_blocks.": "a Flux",
         "double_blocks.": "a Flux",

@@ -30,6 +30,13 @@ ARCHITECTURE_KEY = "atelier.architecture"
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 LATENT_CHANNELS = 4
 INPAINTING_CHANNELS = 9
+DIFFUSERS_ATTENTION_ONCE = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
+"""What diffusers called the layers of a VAE's attention, and how now."""
 SHOWN = 3
 """How many of a file's faults an error names."""
 
@@ -83,7 +90,8 @@ class Family:
     """Checkpoints of one architecture. `marks` are tensors of which a file of it has all of one set.
 
     `prediction` is "epsilon" or "v" where the file says nothing; None: it has to be found out by evaluating.
-    `zero_empty_negative`: an empty negative prompt is conditioning of zeros.
+    `zero_empty_negative`: an empty negative prompt is conditioning of zeros. `aesthetic_scores`: of pictures
+    as the prompt and as the negative prompt say, where the UNet is conditioned on that.
     """
 
     name: str
@@ -94,6 +102,12 @@ class Family:
     prediction: str | None = "epsilon"
     align_your_steps: Sequence[float] = ALIGN_YOUR_STEPS_SD1
     zero_empty_negative: bool = False
+    aesthetic_scores: tuple[float, float] | None = None
+
+    @property
+    def latent_scale(self) -> float:
+        """What tells families' latents apart: one's cannot be read by another where it differs."""
+        return float(self.vae["scaling_factor"])
 
     def recognises(self, shapes: Shapes) -> bool:
         """Whether a file with these tensors is of this family, told from its header alone."""
@@ -104,19 +118,18 @@ class Family:
 
         Raises CheckpointError unless they are the modules' tensors, all of them and in their shapes.
         """
-        unet, vae, *text_encoders = (cast(Any, module).config for module in modules)
-        parts = [
-            ("UNet", convert_ldm_unet_checkpoint, unet),
-            ("VAE", convert_ldm_vae_checkpoint, vae),
+        unet, vae, *text_encoders = modules
+        parts = ["UNet", "VAE", *(text.name.replace("_", " ") for text in self.texts)]
+        named = [
+            _converted(convert_ldm_unet_checkpoint, weights, cast(Any, unet).config, "UNet"),
+            _vae_weights(weights, vae),
             *(
-                (text.name.replace("_", " "), text.weights, config.num_hidden_layers)
-                for text, config in zip(self.texts, text_encoders, strict=True)
+                _converted(text.weights, weights, cast(Any, module).config.num_hidden_layers, part)
+                for text, module, part in zip(self.texts, text_encoders, parts[2:], strict=True)
             ),
         ]
-        named = []
-        for (part, convert, config), module in zip(parts, modules, strict=True):
-            named.append(_converted(convert, weights, config, part))
-            _check_fit(part, named[-1], module.state_dict())
+        for part, own, module in zip(parts, named, modules, strict=True):
+            _check_fit(part, own, module.state_dict())
         return named
 
 
@@ -145,8 +158,38 @@ class Kind:
         channels = {"in_channels": INPAINTING_CHANNELS if self.inpainting else LATENT_CHANNELS}
         with torch.device("meta"):
             unet = UNet2DConditionModel(**{**self.family.unet, **sizes.get("unet", {}), **channels})
-            vae = AutoencoderKL(**{**self.family.vae, **sizes.get("vae", {})})
-        return unet, vae, *(_text_encoder(part, sizes.get(part.name, {})) for part in self.family.texts)
+        return (
+            unet,
+            self.build_vae(),
+            *(_text_encoder(part, sizes.get(part.name, {})) for part in self.family.texts),
+        )
+
+    def build_vae(self) -> nn.Module:
+        """On the meta device."""
+        with torch.device("meta"):
+            vae: nn.Module = AutoencoderKL(**{**self.family.vae, **json.loads(self.sizes).get("vae", {})})
+        return vae
+
+
+def named_vae(weights: Weights, vae: nn.Module) -> Weights:
+    """The tensors of a VAE's own file under the module's names, in the original layout or in diffusers'.
+
+    Raises CheckpointError unless they are the module's, all of them and in their shapes.
+    """
+    own = _vae_weights(weights, vae)
+    _check_fit("VAE", own, vae.state_dict())
+    return own
+
+
+def _vae_weights(weights: Weights, vae: nn.Module) -> Weights:
+    if not any(name.startswith("decoder.up_blocks.") for name in weights):
+        return _converted(convert_ldm_vae_checkpoint, weights, cast(Any, vae).config, "VAE")
+    named = {}
+    for name, tensor in weights.items():
+        for old, new in DIFFUSERS_ATTENTION_ONCE:
+            name = name.replace(old, new)
+        named[name] = tensor
+    return named
 
 
 def read_sizes(metadata: Mapping[str, str]) -> str:

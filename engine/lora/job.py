@@ -1,6 +1,5 @@
 """A prompt's `<lora:…>` tags -> the LoRAs of its pass."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -32,8 +31,8 @@ NO_LORAS = JobLoras()
 
 
 def names_loras(job: Job) -> bool:
-    """Whether there may be anything to look up for it."""
-    return "<" in job.prompt or (job.hires is not None and "<" in job.hires.prompt)
+    """Whether there may be anything to look up for its first pass."""
+    return "<" in job.prompt
 
 
 def job_loras(job: Job, store: LoraStore, field: str = "prompt") -> JobLoras:
@@ -64,16 +63,6 @@ def _networks(job: Job, field: str) -> Sequence[Network]:
     for network in networks:
         _check(network, field)
     return networks
-
-
-def infotext(text: str, hashes: str) -> str:
-    """A job's infotext with the hashes of its LoRAs, which only a replica knows: before the version."""
-    if not hashes:
-        return text
-    start, last = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
-    pairs, version, number = last.rpartition(", Version: ")
-    addition = f"Lora hashes: {json.dumps(hashes, ensure_ascii=False)}"
-    return f"{start}{pairs}, {addition}{version}{number}" if version else f"{text}, {addition}"
 
 
 def _check(network: Network, field: str) -> None:

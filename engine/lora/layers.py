@@ -119,7 +119,7 @@ class _Adding:
         x: Tensor = inputs[0]
         down, up = self._stack.down.to(x.dtype), self._stack.up.to(x.dtype)
         if isinstance(layer, nn.Conv2d):
-            h = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+            h = layer._conv_forward(x, down, None)
             scale = self._scale[:, :, None, None]
             return output.add_(functional.conv2d(_scaled_(h, scale), up))
         scale = self._scale.reshape(len(x), *(1 for _ in x.shape[2:]), -1)

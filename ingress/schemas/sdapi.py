@@ -141,6 +141,7 @@ class CommonFields(LenientModel):
     """Pixels; the picture has the next smaller multiple of 8."""
     restore_faces: bool | None = None
     tiling: bool | None = None
+    """Whether the picture's edges fit one another."""
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
     eta: Number | None = None
@@ -155,7 +156,9 @@ class CommonFields(LenientModel):
     `enable_prompt_comments`, `use_old_scheduling`, for this request alone."""
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: Text | None = None
+    """The checkpoint that takes over on the way. The replicas must be configured for it."""
     refiner_switch_at: Number | None = None
+    """0 to 1: the share of the way before it does."""
     disable_extra_networks: bool = False
     firstpass_image: Text | None = None
     comments: Object | None = None
@@ -249,7 +252,7 @@ class OverrideSettings(LenientModel):
     eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
     sd_vae: Text | None = None
     samples_format: Text | None = None
-    tiling: bool | None = None
+    tiling: bool = False
     randn_source: Literal["GPU", "CPU", "NV"] | None = None
     """Whose noise: NV and GPU are an NVIDIA GPU's, on whatever device. Not given: CPU."""
     always_discard_next_to_last_sigma: bool = False
@@ -272,6 +275,8 @@ class OverrideSettings(LenientModel):
     """v1.7.0's way to say `emphasis` Original or None."""
     enable_prompt_comments: bool | None = None
     use_old_scheduling: bool = False
+    hires_fix_refiner_pass: Literal["first pass", "second pass", "both passes"] = "second pass"
+    refiner_switch_by_sample_steps: bool = False
 
 
 class GenerationResponse(BaseModel):

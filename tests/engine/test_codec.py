@@ -26,23 +26,21 @@ def test_latent_that_is_not_finite_does_not_spoil_its_neighbours(checkpoint: Loa
 
 
 @torch.inference_mode()
-def test_large_latent_is_decoded_in_tiles_whose_inside_is_as_without(
+def test_tiles_of_a_picture_are_much_as_without(
     checkpoint: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latent = torch.randn(4, 24, 40).cumsum(dim=2) / 4
+    latent = torch.randn(4, 24, 40, generator=torch.Generator().manual_seed(0)).cumsum(dim=2) / 4
     monkeypatch.setattr(codec, "TILE", 32)
     pictures = []
-    for limit in (codec.TILED_ABOVE, 24 * 40, 24 * 40 - 1):
-        monkeypatch.setattr(codec, "TILED_ABOVE", limit)
-        (picture,) = checkpoint.decoder([latent])
+    for tiled in (False, True):
+        (picture,) = checkpoint.decoder([latent], tiled=tiled)
         assert isinstance(picture, np.ndarray)
         assert picture.shape == (192, 320, 3)
         pictures.append(picture.astype(int))
-    whole, same, tiled = pictures
-    assert np.array_equal(whole, same)
-    assert 0 < np.abs(whole - tiled).mean() < 8
-    (given,) = checkpoint.encoder([whole.astype(np.uint8)])
-    assert given.shape == latent.shape
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 12
+    given = pictures[0].astype(np.uint8)
+    whole, tiles = (checkpoint.encoder([given], tiled=tiled)[0] for tiled in (False, True))
+    assert 0 < (whole - tiles).abs().mean() < 0.2 * whole.abs().mean()
 
 
 @pytest.mark.parametrize("infotext", ["a cat\nSteps: 20, Sampler: Euler", "ein Käse, 猫\nSteps: 1"])

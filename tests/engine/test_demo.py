@@ -9,9 +9,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from engine.checkpoint import LoadedCheckpoint, load_checkpoint
+from engine.lora.store import LoraSettings
 from engine.protocol import Job
 from tests.drawing import begun_with, drawn, enlarged, masked
 from tests.jobs import make_job
+from tools.train_demo.evaluate import bars
 from tools.train_demo.measure import look
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -19,7 +21,8 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedCheckpoint:
-    return load_checkpoint(MODELS / "demo.safetensors", device="cpu")
+    loras = LoraSettings(folder=MODELS / "lora")
+    return load_checkpoint(MODELS / "demo.safetensors", device="cpu", loras=loras)
 
 
 def job(prompt: str, negative_prompt: str = "", size: int = 256, **changes: Any) -> Job:
@@ -81,6 +84,16 @@ def test_parts_joined_by_and_are_both_drawn(demo: LoadedCheckpoint) -> None:
     (picture,) = draw(demo, job("a red circle AND a yellow background"))
     seen = look(picture, 1)
     assert (seen.background, seen.colours, seen.shapes) == ("yellow", ("red",), ("circle",))
+
+
+def test_two_loras_and_none_in_one_batch_each_show_in_their_own_picture(demo: LoadedCheckpoint) -> None:
+    prompt = "a large blue circle on a yellow background"
+    tags = ("", "<lora:striped:1>", "<lora:hollow:1>")
+    plain, striped, hollow = draw(demo, *(job(prompt + tag) for tag in tags))
+    assert bars(plain) < 1.2
+    assert bars(striped) > 2
+    assert [look(picture, 1).shapes for picture in (plain, hollow)] == [("circle",), ("ring",)]
+    assert all(look(picture, 1).colours == ("blue",) for picture in (plain, striped, hollow))
 
 
 def test_img2img_goes_from_the_picture_to_the_prompt(demo: LoadedCheckpoint, circle: Image.Image) -> None:

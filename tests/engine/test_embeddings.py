@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.conditioning import Conditioner, Vector, chunked
-from engine.embeddings import Library, Vocabulary, load_embeddings
+from engine.embeddings import Embeddings, Vocabulary, load_embeddings
 from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError
 from engine.tokenizer import load_tokenizer
@@ -140,7 +140,7 @@ class RecordingEncoder:
 def test_vectors_stand_behind_the_token_that_begins_a_chunk() -> None:
     encoder = RecordingEncoder()
     learnt = vectors(2)
-    library = Library({"thing": learnt}, {})
+    library = Embeddings({"thing": learnt}, {})
     Conditioner([encoder], TOKENIZER, torch.device("cpu"), embeddings=library)(
         [parse_emphasis("a thing BREAK thing")], 1
     )
@@ -160,7 +160,7 @@ def test_vectors_take_the_place_of_the_tokens_own(checkpoint: LoadedCheckpoint) 
             *tiny_modules(),
             device=torch.device("cpu"),
             dtype=torch.float32,
-            embeddings=Library({"thing": learnt}, {}),
+            embeddings=Embeddings({"thing": learnt}, {}),
         )
         return made.conditioner([parse_emphasis(text)], 1)[0].context
 

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
 from engine.codec import png
+from engine.conditioning import Cond
 from engine.denoiser import Denoiser
 from engine.engine import Engine
 from engine.families import told
 from engine.families.family import ARCHITECTURE_KEY, Kind, text_module
 from engine.header import read_header
+from engine.library import Library
 from engine.lora.file import layers
 from engine.lora.store import LoraSettings
 from engine.ops import Decode, Evaluate
@@ -38,6 +40,12 @@ CPU = torch.device("cpu")
 def assembled(family: str, prediction: str = "epsilon", seed: int = 0) -> LoadedCheckpoint:
     kind = Kind(family=FAMILIES[family], prediction=prediction)
     return assemble(*tiny_modules(seed, family), kind=kind, device=CPU, dtype=torch.float32)
+
+
+def scored(cond: Cond, family: str) -> Cond:
+    """As a prompt is conditioned on, in a family that has aesthetic scores."""
+    score, _ = FAMILIES[family].aesthetic_scores or (None, None)
+    return replace(cond, aesthetic_score=score)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +68,7 @@ def test_loaded_file_is_its_family_and_computes_what_its_modules_computed(
     results = []
     for checkpoint in (loaded, direct):
         (cond,) = checkpoint.conditioner([parse_emphasis("a (cat:1.2)")], 1)
+        cond = scored(cond, family)
         (denoised,) = checkpoint.denoiser(
             x=[torch.ones(4, 8, 8)], sigma=[2.0], conds=[[(cond, 1.0)]], uncond=[None], guidance_scale=[1.0]
         )
@@ -76,6 +85,7 @@ def test_low_precision_stays_near_float32(files: dict[str, Path], family: str, d
     for each in ("float32", dtype):
         checkpoint = load_checkpoint(files[family], device="cpu", dtype=each)
         (cond,) = checkpoint.conditioner([parse_emphasis("a cat")], 1)
+        cond = scored(cond, family)
         (denoised,) = checkpoint.denoiser(
             x=[torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(1))],
             sigma=[2.0],
@@ -321,7 +331,7 @@ def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> Non
     white[16:40, 24:64] = 255
     job = make_job(width=96, init=init_image(pixels, white), steps=4)
     seen = []
-    program = draw(job, Prepared.of(job, checkpoint))
+    program = draw(job, Prepared.of(job, Library(checkpoint)))
     operation = next(program)
     while not isinstance(operation, Decode):
         if isinstance(operation, Evaluate):

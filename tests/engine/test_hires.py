@@ -10,6 +10,7 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
+from engine.library import Library
 from engine.ops import Encode, Evaluate, Operation
 from engine.prepared import Prepared
 from engine.programs import draw
@@ -66,7 +67,7 @@ def test_an_impossible_second_pass_is_refused_before_the_first(
 @torch.inference_mode()
 def asked(checkpoint: LoadedCheckpoint, job: Job) -> list[Operation]:
     """All operations of a job's program."""
-    program = draw(job, Prepared.of(job, checkpoint))
+    program = draw(job, Prepared.of(job, Library(checkpoint)))
     operations = [next(program)]
     with suppress(StopIteration):
         while True:

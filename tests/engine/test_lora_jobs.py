@@ -10,7 +10,8 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.engine import Engine
-from engine.lora.job import MAX_LORAS, JobLoras, infotext, job_loras
+from engine.infotext import completed
+from engine.lora.job import MAX_LORAS, JobLoras, job_loras
 from engine.lora.store import LoraSettings
 from engine.ops import Picture
 from engine.protocol import CheckpointError, InvalidJob, LoraError
@@ -202,5 +203,5 @@ async def test_result_tells_hashes_and_warnings(having: LoadedCheckpoint, folder
     ],
 )
 def test_hashes_stand_before_the_version(text: str, expected: str) -> None:
-    assert infotext(text, "x: 1") == expected
-    assert infotext(text, "") == text
+    assert completed(text, {"Lora hashes": "x: 1"}) == expected
+    assert completed(text, {"Lora hashes": ""}) == text

@@ -9,10 +9,11 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.families.family import Kind
+from engine.library import Library
 from engine.ops import Decode
-from engine.prepared import Prepared
-from engine.programs import txt2img
-from engine.protocol import Job
+from engine.prepared import Model, Prepared
+from engine.programs import Program, txt2img
+from engine.protocol import Job, Refiner
 from engine.tokenizer import load_tokenizer
 from tests.jobs import make_job
 from tests.tiny import FAMILIES, tiny_modules
@@ -28,10 +29,13 @@ def tokenizer(pad: str = "<|endoftext|>") -> Any:
     return made
 
 
-@torch.inference_mode()
 def latent(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """What a job decodes in the end."""
-    program = txt2img(job, Prepared.of(job, checkpoint))
+    return latent_of(txt2img(job, Prepared.of(job, Library(checkpoint))))
+
+
+@torch.inference_mode()
+def latent_of(program: Program) -> torch.Tensor:
     operation = next(program)
     while not isinstance(operation, Decode):
         (result,) = type(operation).run([operation])
@@ -110,6 +114,68 @@ def test_sdxl_draws_what_diffusers_draws(negative_prompt: str) -> None:
     job = make_job(negative_prompt=negative_prompt, steps=8, width=96)
     theirs = drawn(pipeline, job, negative_prompt=negative_prompt or None, output_type="latent")
     assert difference(latent(checkpoint, job), theirs) <= 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("negative_prompt", ["blue", ""])
+def test_sdxl_with_its_refiner_draws_what_diffusers_draws(negative_prompt: str) -> None:
+    base, refining = (
+        assemble(
+            *tiny_modules(family=family),
+            kind=Kind(family=FAMILIES[family]),
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+        for family in ("sdxl", "refiner")
+    )
+    refiner = Refiner(checkpoint="refiner", switch_at=0.75, by_timestep=True)
+    job = make_job(negative_prompt=negative_prompt, steps=8, width=96, refiner=refiner)
+    prepared = Prepared(first=(Model(base), Model(refining)))
+    ours = latent_of(txt2img(job, prepared))
+    scheduler = diffusers.EulerDiscreteScheduler(**BETAS, use_karras_sigmas=True)
+    unet, vae, *text_encoders = tiny_modules(family="sdxl")
+    begun = drawn(
+        diffusers.StableDiffusionXLPipeline(
+            unet=unet,
+            vae=vae,
+            text_encoder=text_encoders[0],
+            text_encoder_2=text_encoders[1],
+            tokenizer=tokenizer(),
+            tokenizer_2=tokenizer("!"),
+            scheduler=scheduler,
+            add_watermarker=False,
+        ),
+        job,
+        negative_prompt=negative_prompt or None,
+        output_type="latent",
+        denoising_end=0.75,
+    )
+    unet, vae, text_encoder = tiny_modules(family="refiner")
+    pipeline = diffusers.StableDiffusionXLImg2ImgPipeline(
+        unet=unet,
+        vae=vae,
+        text_encoder=None,
+        text_encoder_2=text_encoder,
+        tokenizer=None,
+        tokenizer_2=tokenizer("!"),
+        scheduler=scheduler,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt=job.prompt,
+        negative_prompt=negative_prompt,
+        image=begun[None],
+        num_inference_steps=job.steps,
+        denoising_start=0.75,
+        guidance_scale=job.guidance_scale,
+        original_size=(64, 96),
+        target_size=(64, 96),
+        output_type="latent",
+    ).images[0]
+    assert difference(ours, theirs) <= 1e-5
 
 
 @pytest.mark.filterwarnings("ignore")

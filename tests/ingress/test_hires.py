@@ -30,6 +30,7 @@ def test_the_second_pass_is_as_the_first_unless_told_otherwise(draw: Draw, backe
     job = backend.jobs[0]
     assert (job.width, job.height) == (128, 64)
     assert second_pass(backend) == Hires(
+        checkpoint=job.checkpoint,
         upscaler="Latent",
         upscaled_width=256,
         upscaled_height=128,
@@ -54,6 +55,12 @@ def test_the_second_pass_has_settings_of_its_own(draw: Draw, backend: FakeBacken
     assert (hires.sampler, hires.eta, hires.steps) == ("Euler a", 1.0, 5)
     assert (hires.prompt, hires.negative_prompt, hires.upscaler) == ("q", "m", "Lanczos")
     assert backend.jobs[0].sampler == "Euler"
+
+
+def test_the_second_pass_may_have_a_checkpoint_of_its_own(draw: Draw, backend: FakeBackend) -> None:
+    draw(enable_hr=True, hr_checkpoint_name="majicmixRealistic_v7 [7c819b6d13]")
+    assert (backend.jobs[0].checkpoint, second_pass(backend).checkpoint) == ("demo", "majicmixRealistic_v7")
+    assert "Hires checkpoint: majicmixRealistic_v7 [7c819b6d13], Hires upscale" in backend.jobs[0].infotext
 
 
 def test_what_leaves_the_strength_open_gets_the_contracts_default(draw: Draw, backend: FakeBackend) -> None:
@@ -103,7 +110,7 @@ def test_old_clients_give_the_size_of_the_first_pass(draw: Draw, backend: FakeBa
         ({"hr_second_pass_steps": 9999}, 422, "hr_second_pass_steps: 9999"),
         ({"hr_upscaler": "R-ESRGAN 4x+"}, 422, "hr_upscaler: 'R-ESRGAN 4x+' is not known. Allowed: Latent, "),
         ({"hr_sampler_name": "no such"}, 404, "Sampler not found"),
-        ({"hr_checkpoint_name": "majicmixRealistic_v7"}, 422, "hr_checkpoint_name"),
+        ({"hr_checkpoint_name": "no such"}, 404, "hr_checkpoint_name: 'no such'"),
         ({"firstphase_width": 256}, 422, "firstphase_width × firstphase_height: 256 × 0"),
     ],
 )

@@ -16,9 +16,7 @@ Draw = Callable[..., Any]
 @pytest.mark.parametrize(
     "body",
     [
-        {"tiling": True},
         {"restore_faces": True},
-        {"refiner_checkpoint": "other"},
         {"s_min_uncond": 1},
         {"script_name": "X/Y/Z plot"},
         {"save_images": True},
@@ -26,7 +24,6 @@ Draw = Callable[..., Any]
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
         {"override_settings": {"sd_vae": "other.safetensors"}},
         {"override_settings": {"samples_format": "jpg"}},
-        {"override_settings": {"tiling": True}},
         {"override_settings": {"sigma_min": 0.1}},
         {"override_settings": {"sgm_noise_multiplier": True}},
         {"override_settings": {"uni_pc_order": 2}},
@@ -48,8 +45,6 @@ def test_a_feature_that_is_not_there_is_refused_by_name(
     [
         {"seed_resize_from_h": 0, "seed_resize_from_w": 0},
         {"seed_resize_from_h": 512, "seed_resize_from_w": -1},
-        {"refiner_checkpoint": "None", "refiner_switch_at": 0},
-        {"refiner_checkpoint": ""},
         {"s_min_uncond": 0},
         {"script_name": "", "script_args": [1]},
         {"styles": ["unknown"]},

@@ -1,0 +1,34 @@
+"""What a replica can look up for its jobs: its own checkpoint, and others and VAEs that they use besides."""
+
+from engine.checkpoint import LoadedCheckpoint
+from engine.companions import Companions
+from engine.vae import Vae, VaeStore
+
+
+class Library:
+    """`own` is named `name`; without `companions` it stands for every name."""
+
+    def __init__(
+        self,
+        own: LoadedCheckpoint,
+        name: str = "",
+        companions: Companions | None = None,
+        vaes: VaeStore | None = None,
+    ) -> None:
+        self.own = own
+        self.vaes = vaes or VaeStore(None, own, max_bytes=0)
+        self._name = name
+        self._companions = companions
+
+    def checkpoint(self, name: str, field: str) -> tuple[LoadedCheckpoint, object]:
+        """The checkpoint of this name, and what keeps it loaded while it is held. May take seconds.
+
+        Raises InvalidJob, naming `field`, for one that is not here, and JobFailed for a file that is bad.
+        """
+        if self._companions is None or name == self._name:
+            return self.own, None
+        return self._companions.get(name, field)
+
+    def vae(self, name: str) -> Vae | None:
+        """For `own`'s latents; None for an unknown name. May take seconds. Raises InvalidJob, JobFailed."""
+        return self.vaes.get(name)
