@@ -119,13 +119,13 @@ class Family:
         Raises CheckpointError unless they are the modules' tensors, all of them and in their shapes.
         """
         unet, vae, *text_encoders = modules
-        parts = ["UNet", "VAE", *(part.name.replace("_", " ") for part in self.texts)]
+        parts = ["UNet", "VAE", *(text.name.replace("_", " ") for text in self.texts)]
         named = [
-            _converted(convert_ldm_unet_checkpoint, weights, unet, "UNet"),
+            _converted(convert_ldm_unet_checkpoint, weights, cast(Any, unet).config, "UNet"),
             _vae_weights(weights, vae),
             *(
-                part.weights(weights, cast(Any, module).config.num_hidden_layers)
-                for part, module in zip(self.texts, text_encoders, strict=True)
+                _converted(text.weights, weights, cast(Any, module).config.num_hidden_layers, part)
+                for text, module, part in zip(self.texts, text_encoders, parts[2:], strict=True)
             ),
         ]
         for part, own, module in zip(parts, named, modules, strict=True):
@@ -183,7 +183,7 @@ def named_vae(weights: Weights, vae: nn.Module) -> Weights:
 
 def _vae_weights(weights: Weights, vae: nn.Module) -> Weights:
     if not any(name.startswith("decoder.up_blocks.") for name in weights):
-        return _converted(convert_ldm_vae_checkpoint, weights, vae, "VAE")
+        return _converted(convert_ldm_vae_checkpoint, weights, cast(Any, vae).config, "VAE")
     named = {}
     for name, tensor in weights.items():
         for old, new in DIFFUSERS_ATTENTION_ONCE:
@@ -204,12 +204,14 @@ def read_sizes(metadata: Mapping[str, str]) -> str:
 
 
 def _converted(
-    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, module: Any, part: str
+    convert: Callable[[Weights, Any], dict[str, Tensor]], weights: Weights, config: Any, part: str
 ) -> dict[str, Tensor]:
     try:
-        return convert(dict(weights), module.config)
+        return convert(dict(weights), config)
     except KeyError as error:
         raise CheckpointError(f"the {part} does not fit the architecture: it has no {error}") from error
+    except (IndexError, ValueError) as error:
+        raise CheckpointError(f"the {part} does not fit the architecture: it has other shapes") from error
 
 
 def _text_encoder(part: TextPart, sizes: Mapping[str, Any]) -> nn.Module:

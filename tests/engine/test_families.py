@@ -118,6 +118,23 @@ def test_sdxl_without_its_size_embedding_is_refused(files: dict[str, Path], tmp_
         load_checkpoint(tmp_path / "x.safetensors", device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight", (2, 40)),
+        ("first_stage_model.decoder.mid.attn_1.q.weight", (16, 8, 1, 1)),
+        ("model.diffusion_model.out.2.weight", (3, 32, 3, 3)),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(
+    files: dict[str, Path], tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    weights, metadata = read_checkpoint(files["sd2"])
+    save_file({**weights, name: torch.zeros(shape)}, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"does not fit the architecture: .*(other shapes|, not \()"):
+        load_checkpoint(tmp_path / "x.safetensors", device="cpu")
+
+
 @pytest.mark.parametrize("sizes", ["{", "[]", '{"unet": 1}'])
 def test_sizes_that_cannot_be_read_are_refused(files: dict[str, Path], tmp_path: Path, sizes: str) -> None:
     save_file(
