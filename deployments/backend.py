@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -110,10 +111,12 @@ class HandleBackend:
 
     async def run(self, job: Job) -> JobResult:
         started = time.monotonic()
+        limit = self._config.limits.deadline_seconds
+        job = replace(job, seconds_left=min(job.seconds_left, limit))
         self._budget.deposit()
         try:
-            async with asyncio.timeout(self._config.limits.deadline_seconds):
-                result = await self._run_until_done(job)
+            async with asyncio.timeout(limit):
+                result = await self._run_until_done(job, started)
         except TimeoutError:
             raise DeadlineExceeded("The image was not done in time.") from None
         self._metrics.observe_job(job.checkpoint, time.monotonic() - started, result)
@@ -155,12 +158,13 @@ class HandleBackend:
         answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
         return [answer for replicas in answers for answer in replicas]
 
-    async def _run_until_done(self, job: Job) -> JobResult:
+    async def _run_until_done(self, job: Job, started: float) -> JobResult:
         """A job that a replica had accepted is not turned away later, when it comes again."""
         losses = 0
         while True:
             try:
-                return await self._run_once(job)
+                spent = time.monotonic() - started
+                return await self._run_once(replace(job, seconds_left=job.seconds_left - spent))
             except ReplicaLost:
                 losses += 1
                 self._may_retry(job, losses)

@@ -4,6 +4,7 @@ A `Job` is one image to make, fully resolved: nothing in it is optional, so any 
 any time, and make the same picture.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -159,7 +160,8 @@ class Job:
     `emphasis` is one of EMPHASIS. `old_scheduling`: in prompts, a number of steps below 1 is a fraction.
     `refiner` is the first pass's. `vae` is a file's name; empty: the checkpoint's own. `tiling`: opposite
     edges of the picture fit one another.
-    `priority`: smaller runs earlier.
+    `priority`: smaller runs earlier. `seconds_left`: what it has from when a replica gets it until it should
+    be done.
     """
 
     id: str
@@ -196,6 +198,7 @@ class Job:
     vae: str = ""
     tiling: bool = False
     priority: int = 0
+    seconds_left: float = math.inf
 
     def second_pass(self) -> "Job":
         """The second pass of a hires fix as a job of its own."""
