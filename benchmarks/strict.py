@@ -37,14 +37,10 @@ def draw(checkpoint: LoadedCheckpoint, work: Sequence[Job], rows: int) -> tuple[
 
 
 def compare(
-    name: str,
-    usual: LoadedCheckpoint,
-    strict: LoadedCheckpoint,
-    work: Sequence[Job],
-    args: argparse.Namespace,
+    name: str, both: Sequence[LoadedCheckpoint], work: Sequence[Job], args: argparse.Namespace
 ) -> str:
+    """A line of the table. `both`: as usual, and strictly."""
     fastest, equal = [], []
-    both = (usual, strict)
     rounds = [[draw(each, work, args.rows) for each in both] for _ in tqdm(range(args.rounds), desc=name)]
     for mode, checkpoint in enumerate(both):
         fastest.append(min(each[mode][0] for each in rounds))
@@ -83,11 +79,10 @@ def main() -> None:
     full = [assemble(*modules, device=device, dtype=dtype) for _ in range(2)]
     for checkpoints in (demo, full):
         make_strict(checkpoints[1], args.rows)
-    for count in (1, 4, 9):
-        table.append(compare("demo", *demo, jobs(count, args.size, args.steps), args))
-    for count in (1, 4):
-        work = jobs(count, args.size // 2, args.steps // 4)
-        table.append(compare("SD 1.5, random weights", *full, work, args))
+    small = [jobs(count, args.size, args.steps) for count in (1, 4, 9)]
+    large = [jobs(count, args.size // 2, args.steps // 4) for count in (1, 4)]
+    table += [compare("demo", demo, work, args) for work in small]
+    table += [compare("SD 1.5, random weights", full, work, args) for work in large]
     text = "\n".join(table) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"strict-{args.device}-{args.dtype}-{date.today()}.md").write_text(text)
