@@ -245,7 +245,45 @@ class Img2ImgRequest(CommonFields):
 GenerationRequest = Txt2ImgRequest | Img2ImgRequest
 
 
-class OverrideSettings(LenientModel):
+class FixedOptions(LenientModel):
+    """Options that would change the picture and have but one value here, the original's default."""
+
+    sigma_min: Number = 0
+    sigma_max: Number = 0
+    rho: Number = 0
+    sgm_noise_multiplier: bool = False
+    k_sched_type: Text = "Automatic"
+    beta_dist_alpha: Number = 0.6
+    beta_dist_beta: Number = 0.6
+    uni_pc_variant: Text = "bh1"
+    uni_pc_skip_type: Text = "time_uniform"
+    uni_pc_order: Integer = 3
+    uni_pc_lower_order_final: bool = True
+    sd_noise_schedule: Text = "Default"
+    skip_early_cond: Number = 0
+    s_min_uncond: Number = 0
+    comma_padding_backtrack: Number = 20
+    extra_networks_default_multiplier: Number = 1
+    token_merging_ratio: Number = 0
+    token_merging_ratio_img2img: Number = 0
+    token_merging_ratio_hr: Number = 0
+    pad_cond_uncond: bool = False
+    pad_cond_uncond_v0: bool = False
+    use_old_emphasis_implementation: bool = False
+    use_old_karras_scheduler_sigmas: bool = False
+    use_old_hires_fix_width_height: bool = False
+    sdxl_crop_top: Number = 0
+    sdxl_crop_left: Number = 0
+    sdxl_refiner_low_aesthetic_score: Number = 2.5
+    sdxl_refiner_high_aesthetic_score: Number = 6
+    sdxl_clip_l_skip: bool = False
+    inpainting_mask_weight: Number = 1
+    initial_noise_multiplier: Number = 1
+    img2img_extra_noise: Number = 0
+    img2img_color_correction: bool = False
+
+
+class OverrideSettings(FixedOptions):
     """The options of `override_settings` that we look at. Others are ignored."""
 
     sd_model_checkpoint: Text | None = None
@@ -260,17 +298,6 @@ class OverrideSettings(LenientModel):
     always_discard_next_to_last_sigma: bool = False
     eta_ancestral: Annotated[Number, Field(ge=0, le=1)] = 1.0
     eta_ddim: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    sigma_min: Number = 0
-    sigma_max: Number = 0
-    rho: Number = 0
-    sgm_noise_multiplier: bool = False
-    k_sched_type: Text = "Automatic"
-    beta_dist_alpha: Number = 0.6
-    beta_dist_beta: Number = 0.6
-    uni_pc_variant: Text = "bh1"
-    uni_pc_skip_type: Text = "time_uniform"
-    uni_pc_order: Integer = 3
-    uni_pc_lower_order_final: bool = True
     img2img_fix_steps: bool = False
     emphasis: Literal["Original", "No norm", "Ignore", "None"] | None = None
     enable_emphasis: bool = True

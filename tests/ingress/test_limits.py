@@ -27,6 +27,9 @@ Draw = Callable[..., Any]
         {"override_settings": {"sgm_noise_multiplier": True}},
         {"override_settings": {"uni_pc_order": 2}},
         {"override_settings": {"beta_dist_alpha": 0.5}},
+        {"override_settings": {"token_merging_ratio": 0.5}},
+        {"override_settings": {"inpainting_mask_weight": 0.5}},
+        {"override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}},
     ],
 )
 def test_a_feature_that_is_not_there_is_refused_by_name(
