@@ -104,7 +104,8 @@ class HandleBackend:
                 name=entry.name,
                 filename=entry.filename,
                 sha256=self._availability.sha256(entry.application),
-                available=self._availability.takes_jobs(entry.application),
+                available=not entry.companion and self._availability.takes_jobs(entry.application),
+                companion=entry.companion,
             )
             for entry in self._entries.values()
         ]

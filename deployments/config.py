@@ -28,13 +28,15 @@ class Config(BaseModel):
 class CheckpointEntry(Config):
     """A checkpoint as the gateway offers it.
 
-    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs
-    it: the one with the same name, unless said otherwise.
+    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs it: the
+    one with the same name, unless said otherwise. A `companion` has none: it is offered as refiner and for the
+    second pass of a hires fix, to checkpoints that have it among their `companions`.
     """
 
     name: str = Field(min_length=1)
     filename: str = Field(min_length=1, pattern=r"^[^/\\][^\\]*$")
     app: str = ""
+    companion: bool = False
 
     @property
     def application(self) -> str:
@@ -51,6 +53,8 @@ class Offer(Config):
         names = [entry.name for entry in self.checkpoints]
         if len(set(names)) < len(names):
             raise ValueError(f"checkpoints: the same name twice in {names}")
+        if self.checkpoints[0].companion:
+            raise ValueError(f"checkpoints: the first is the default, and {names[0]!r} is only a companion")
         return self
 
 

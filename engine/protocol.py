@@ -260,13 +260,15 @@ class Checkpoint:
     """A checkpoint as clients may know it.
 
     `filename` is relative, never a path of the machine. `sha256` is empty until a replica has read the
-    file. `available`: some replica can take jobs for it, or one will be started for them.
+    file. `available`: some replica can take jobs for it, or one will be started for them. `companion`: it has
+    no replicas, but those of others may load it as refiner or for a second pass.
     """
 
     name: str
     filename: str
     sha256: str = ""
     available: bool = True
+    companion: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,11 +190,20 @@ def _checkpoint(
     if not available:
         raise Unavailable("No checkpoint is configured")
     if request.model:
-        return checkpoints.find(request.model, available, "model")
+        return _with_replicas(checkpoints.find(request.model, available, "model"), "model")
     if overrides.sd_model_checkpoint:
         field = "override_settings.sd_model_checkpoint"
-        return checkpoints.find(overrides.sd_model_checkpoint, available, field)
+        return _with_replicas(checkpoints.find(overrides.sd_model_checkpoint, available, field), field)
     return available[0]
+
+
+def _with_replicas(checkpoint: Checkpoint, field: str) -> Checkpoint:
+    if checkpoint.companion:
+        raise InvalidRequest(
+            f"{field}: {checkpoint.name!r} draws nothing alone. Allowed: as refiner_checkpoint and "
+            "hr_checkpoint_name."
+        )
+    return checkpoint
 
 
 def jobs(generation: Generation, random: Random) -> list[Job]:
