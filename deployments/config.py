@@ -28,9 +28,9 @@ class Config(BaseModel):
 class CheckpointEntry(Config):
     """A checkpoint as the gateway offers it.
 
-    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs it: the
-    one with the same name, unless said otherwise. A `companion` has none: it is offered as refiner and for the
-    second pass of a hires fix, to checkpoints that have it among their `companions`.
+    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs it:
+    the one with the same name, unless said otherwise. A `companion` has none: it is offered as refiner and
+    for the second pass of a hires fix, to checkpoints that have it among their `companions`.
     """
 
     name: str = Field(min_length=1)
