@@ -28,10 +28,14 @@ from engine.protocol import (
 
 MAX_RETRY_AFTER = 120
 """Seconds. Known clients ignore a longer Retry-After."""
+LISTED_NAMES = 5
 
 
 class InvalidRequest(AtelierError):
-    """The request says something that it may not say. Names the field, its value and what is allowed."""
+    """The request says something that it may not say. Names the field, its value and what is allowed.
+
+    The message begins with the field and a colon, as those of `NotFound` do.
+    """
 
 
 class NotFound(AtelierError):
@@ -88,6 +92,12 @@ def shown(value: object) -> str:
     if isinstance(value, bool | int | float | None):
         return json.dumps(value)[:80]
     return "an object" if isinstance(value, dict) else "a list"
+
+
+def listed(names: Sequence[str]) -> str:
+    """A client's names as a warning may repeat them: the first ones. Short, as it becomes a header."""
+    more = len(names) - LISTED_NAMES
+    return ", ".join(map(shown, names[:LISTED_NAMES])) + (f" and {more} more" if more > 0 else "")
 
 
 def unknown_name(field: str, value: str, allowed: Sequence[str]) -> str:

@@ -90,9 +90,8 @@ def _checkpoint(
 def _sizes(request: Txt2ImgRequest, limits: Limits) -> tuple[Size, Size, Size]:
     """Of the first pass, of the enlarged picture, and of what is kept of that."""
     width, height = request.width, request.height
-    x, y = request.hr_resize_x, request.hr_resize_y
-    if request.firstphase_width or request.firstphase_height:
-        x, y = width, height
+    x, y = _resize(request)
+    if _older_sizes(request):
         width, height = request.firstphase_width, request.firstphase_height
     if min(width, height) < limits.min_side:
         raise InvalidRequest(
@@ -103,6 +102,17 @@ def _sizes(request: Txt2ImgRequest, limits: Limits) -> tuple[Size, Size, Size]:
     field = "hr_resize_x × hr_resize_y" if x or y else "hr_scale"
     _check(upscaled, field, limits)
     return (width, height), upscaled, target
+
+
+def _older_sizes(request: Txt2ImgRequest) -> bool:
+    """Old clients give the size of the first pass; width and height are then the second one's."""
+    return bool(request.firstphase_width or request.firstphase_height)
+
+
+def _resize(request: Txt2ImgRequest) -> Size:
+    """The size that is asked for, 0 and 0 where a scale is."""
+    older = _older_sizes(request)
+    return (request.width, request.height) if older else (request.hr_resize_x, request.hr_resize_y)
 
 
 def _upscaled(width: int, height: int, x: int, y: int, scale: float) -> tuple[Size, Size]:
@@ -151,17 +161,22 @@ def _upscaler(name: str | None) -> str:
     return name or "Latent"
 
 
-def params(request: Txt2ImgRequest, second: SecondPass, main: str, version: CompatVersion) -> dict[str, Any]:
-    """What the infotext says of the second pass, where a pair of None says nothing; `main` is the sampler."""
-    resize = request.hr_resize_x or request.hr_resize_y
-    before = {} if version == "v1.7.0" else {"Denoising strength": second.hires.denoising_strength}
-    return before | {
+def params(
+    request: Txt2ImgRequest, second: SecondPass, main: samplers.Sampling, version: CompatVersion
+) -> dict[str, Any]:
+    """What the infotext says of the second pass, where a pair of None says nothing; `main` is the first's."""
+    x, y = _resize(request)
+    sampling, newer = second.sampling, version != "v1.7.0"
+    same_schedule = sampling.schedule_label == main.schedule_label
+    return {
+        **({"Denoising strength": second.hires.denoising_strength} if newer else {}),
         "Hires checkpoint": checkpoints.short_title(second.checkpoint) if second.checkpoint else None,
-        "Hires sampler": None if second.sampling.name == main else second.sampling.name,
+        "Hires sampler": None if sampling.name == main.name else sampling.name,
         "Hires prompt": _other(request.hr_prompt, request.prompt, version),
         "Hires negative prompt": _other(request.hr_negative_prompt, request.negative_prompt, version),
-        "Hires upscale": None if resize else request.hr_scale,
-        "Hires resize": f"{request.hr_resize_x}x{request.hr_resize_y}" if resize else None,
+        **({"Hires schedule type": None if same_schedule else sampling.schedule_label} if newer else {}),
+        "Hires upscale": None if x or y else request.hr_scale,
+        "Hires resize": f"{x}x{y}" if x or y else None,
         "Hires steps": request.hr_second_pass_steps or None,
         "Hires upscaler": request.hr_upscaler,
     }

@@ -20,7 +20,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
         "s_min_uncond": lambda value: (value or 0) > 0,
         "script_name": bool,
         "save_images": bool,
-        "infotext": bool,
     }
 )
 """Fields of what this version does not do, and whether a value asks for it."""

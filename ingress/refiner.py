@@ -18,6 +18,7 @@ class Refining:
     refiner: Refiner
     checkpoint: Checkpoint
     passes: str
+    version: CompatVersion
 
     @property
     def first(self) -> Refiner | None:
@@ -27,12 +28,17 @@ class Refining:
     def second(self) -> Refiner | None:
         return None if self.passes == "first pass" else self.refiner
 
-    def params(self) -> dict[str, Any]:
-        """What the infotext says of it."""
-        return {
+    def params(self, *, hires: bool) -> dict[str, Any]:
+        """What the infotext says of it. That v1.7.0 counts steps, its version says."""
+        params: dict[str, Any] = {
             "Refiner": checkpoints.short_title(self.checkpoint),
             "Refiner switch at": self.refiner.switch_at,
         }
+        if self.version != "v1.7.0" and not self.refiner.by_timestep:
+            params["Refiner switch by sampling steps"] = True
+        if hires and self.passes != "second pass":
+            params["Hires refiner"] = self.passes
+        return params
 
 
 def refining(
@@ -54,4 +60,4 @@ def refining(
     refiner = Refiner(
         checkpoint=checkpoint.name, switch_at=request.refiner_switch_at or 0.0, by_timestep=not by_steps
     )
-    return Refining(refiner, checkpoint, overrides.hires_fix_refiner_pass)
+    return Refining(refiner, checkpoint, overrides.hires_fix_refiner_pass, version)

@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from types import MappingProxyType
@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from engine.protocol import Checkpoint, InitImage, Job, JobResult, Unavailable
 from ingress import checkpoints, hires, prompts
-from ingress.errors import InvalidRequest, validation_message
+from ingress.errors import InvalidRequest, NotFound, validation_message
 from ingress.hires import SecondPass
 from ingress.infotext import infotext
 from ingress.limits import check_limits, check_supported
 from ingress.pictures import init_images, mask_blur
 from ingress.refiner import Refining, refining
+from ingress.replay import replay
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
 from ingress.settings import CompatVersion, Settings
@@ -85,6 +86,12 @@ class Generation:
         """Variations of a picture share its seed; their variation seeds count up."""
         return self.seed if self.request.subseed_strength else self.seed + image
 
+    @property
+    def passes(self) -> list[tuple[str, float]]:
+        """Of each pass its sampler and the eta."""
+        first = (self.sampling.sampler, self.eta)
+        return [first, (self.second.hires.sampler, self.second.hires.eta)] if self.second else [first]
+
     def init_of(self, image: int) -> InitImage | None:
         return self.init[image % len(self.init)] if self.init else None
 
@@ -96,10 +103,25 @@ def resolve(
     random: Random,
     now: datetime,
 ) -> Generation:
-    """Decide what the client left open. `now` is local time.
+    """Decide what the client left open, as its infotext says if there is one. `now` is local time.
 
     Raises `InvalidRequest`, `NotFound` and `SamplerNotFound`, all of them about the request.
     """
+    replayed = replay(request, settings)
+    try:
+        generation = _resolve(replayed.request, available, settings, random, now)
+    except (InvalidRequest, NotFound) as error:
+        raise replayed.explained(error) from None
+    return replace(generation, warnings=(*replayed.warnings, *generation.warnings))
+
+
+def _resolve(
+    request: GenerationRequest,
+    available: Sequence[Checkpoint],
+    settings: Settings,
+    random: Random,
+    now: datetime,
+) -> Generation:
     overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides)
@@ -143,10 +165,12 @@ def _vae(overrides: OverrideSettings) -> str:
 
 
 def _eta(request: GenerationRequest, overrides: OverrideSettings, sampler: str) -> float:
+    """0 for samplers that do not use it."""
+    if sampler not in ETA:
+        return 0.0
     if request.eta is not None:
         return request.eta
-    options = {"Eta": overrides.eta_ancestral, "Eta DDIM": overrides.eta_ddim, "": 0.0}
-    return options[ETA.get(sampler, ("", 0.0))[0]]
+    return {"Eta": overrides.eta_ancestral, "Eta DDIM": overrides.eta_ddim}[ETA[sampler][0]]
 
 
 def _init_images(
@@ -307,21 +331,24 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
 
 
 def _infotext(generation: Generation, image: int) -> str:
-    request, sampling = generation.request, generation.sampling
+    request, sampling, second = generation.request, generation.sampling, generation.second
+    width, height = second.first if second else (request.width, request.height)
+    strength = second.hires.denoising_strength if second else request.denoising_strength
     delta = generation.eta_noise_seed_delta
+    delta_counts = any(samplers.uses_ensd(sampler) and eta for sampler, eta in generation.passes)
     pairs = {
         "Steps": request.steps,
         "Sampler": sampling.name,
         "Schedule type": sampling.schedule_label,
         "CFG scale": request.cfg_scale,
         "Seed": generation.seed_of(image),
-        "Size": f"{request.width}x{request.height}",
+        "Size": f"{width}x{height}",
         "Model hash": checkpoints.short_hash(generation.checkpoint),
         "Model": generation.checkpoint.name,
         **_variation(generation, image),
-        "Denoising strength": request.denoising_strength if generation.version == "v1.7.0" else None,
+        "Denoising strength": strength if generation.version == "v1.7.0" else None,
         "Clip skip": generation.clip_skip if generation.clip_skip > 1 else None,
-        "ENSD": delta if delta and samplers.uses_ensd(sampling.sampler) and generation.eta else None,
+        "ENSD": delta if delta and delta_counts else None,
         "RNG": None if generation.randn_source == "GPU" else generation.randn_source,
         "Tiling": True if generation.tiling else None,
         **_extra_params(generation),
@@ -356,27 +383,28 @@ def _extra_params(generation: Generation) -> dict[str, Any]:
         extra["Schedule type"] = generation.sampling.schedule_label
     if generation.discard_next_to_last_sigma:
         extra["Discard penultimate sigma"] = True
-    key, default = ETA.get(generation.sampling.sampler, ("", generation.eta))
-    if generation.eta != default:
-        extra[key] = generation.eta
+    for sampler, eta in generation.passes:
+        key, default = ETA.get(sampler, ("", eta))
+        if eta != default:
+            extra[key] = eta
     request, second = generation.request, generation.second
     if second and isinstance(request, Txt2ImgRequest):
-        extra |= hires.params(request, second, generation.sampling.name, generation.version)
+        extra |= hires.params(request, second, generation.sampling, generation.version)
     if generation.init:
         extra |= _img2img_params(generation)
     if generation.refining:
-        extra |= generation.refining.params()
+        extra |= generation.refining.params(hires=second is not None)
     return extra | _prompt_params(generation)
 
 
 def _prompt_params(generation: Generation) -> dict[str, Any]:
     """How the prompts were read, where they hold what is read in another way."""
     texts = [getattr(generation.request, field, "") for field in prompts.FIELDS]
-    brackets = {bracket for text in texts for bracket in "([" if bracket in text}
+    marks = ("(", "[", "\\", "BREAK") if generation.emphasis == "None" else ("(", "[")
     params: dict[str, Any] = {}
-    if generation.emphasis != "Original" and brackets:
+    if generation.emphasis != "Original" and any(mark in text for text in texts for mark in marks):
         params["Emphasis"] = generation.emphasis
-    if generation.old_scheduling and "[" in brackets:
+    if generation.old_scheduling and any("[" in text for text in texts):
         params["Old prompt editing timelines"] = True
     return params
 

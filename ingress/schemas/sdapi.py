@@ -193,6 +193,7 @@ class Txt2ImgRequest(CommonFields):
     save_images: bool = False
     alwayson_scripts: Object = {}
     infotext: Text | None = None
+    """A picture's: what is not given in this request is taken from it, but for the checkpoint."""
 
     model: Text | None = None
     """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""
@@ -232,6 +233,8 @@ class Img2ImgRequest(CommonFields):
     save_images: bool = False
     alwayson_scripts: Object = {}
     infotext: Text | None = None
+    """A picture's: of what is not given in this request, the steps, sampler, schedule, seeds, refiner and
+    options are taken from it."""
 
     model: Text | None = None
     """The checkpoint by name, title, file name or hash. Empty: the default one. Not echoed."""

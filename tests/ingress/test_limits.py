@@ -20,7 +20,6 @@ Draw = Callable[..., Any]
         {"s_min_uncond": 1},
         {"script_name": "X/Y/Z plot"},
         {"save_images": True},
-        {"infotext": "Steps: 20"},
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
         {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"sigma_min": 0.1}},

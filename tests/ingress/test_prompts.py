@@ -5,9 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from ingress.settings import Style
+from ingress.prompts import FIELDS, MOST_FOUND, without_styles, written
+from ingress.schemas.sdapi import OverrideSettings, Txt2ImgRequest
+from ingress.settings import Settings, Style
 from tests.ingress.fakes import FakeBackend
 
 STYLES = (
@@ -52,6 +56,25 @@ def test_styles_are_applied_in_order(
     assert info["infotexts"][0].startswith(expected[0])
     assert info["styles"] == (styles or [])
     assert (answer["parameters"]["prompt"], answer["parameters"]["styles"]) == (prompt, styles)
+
+
+pieces = st.sampled_from(["a", "b", ", ", "oil, canvas", "photo", "a painting of ", ", framed", " ", ""])
+texts = st.lists(pieces, max_size=5).map("".join)
+
+
+@given(prompt=texts, negative=texts, later=texts, names=st.lists(st.sampled_from([s.name for s in STYLES])))
+def test_styles_that_are_found_give_the_same_prompts_again(
+    prompt: str, negative: str, later: str, names: list[str]
+) -> None:
+    overrides = OverrideSettings()
+    settings = Settings(auth="off", styles=STYLES)
+    request = Txt2ImgRequest(prompt=prompt, negative_prompt=negative, hr_prompt=later, styles=names[:6])
+    drawn, _ = written(request, overrides, settings)
+    left, found = without_styles({field: getattr(drawn, field) for field in FIELDS}, STYLES)
+    assert len(found) <= MOST_FOUND
+    assert found or not {"art", "frame"} & set(names[:6])
+    again, _ = written(drawn.model_copy(update={**left, "styles": found}), overrides, settings)
+    assert [getattr(again, field) for field in FIELDS] == [getattr(drawn, field) for field in FIELDS]
 
 
 def test_an_unknown_style_is_left_out_with_a_warning(draw: Callable[..., Any]) -> None:

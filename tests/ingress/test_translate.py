@@ -9,7 +9,6 @@ import pytest
 from engine.protocol import Job
 from ingress import translate
 from ingress.errors import InvalidRequest
-from ingress.infotext import infotext
 from ingress.schemas.sdapi import Txt2ImgRequest
 from ingress.settings import Settings
 from tests.ingress.fakes import CHECKPOINTS
@@ -181,8 +180,3 @@ def test_the_denoising_strength_is_written_by_v1_7_0_alone() -> None:
     body = {"denoising_strength": 0.7}
     assert ", Denoising strength: 0.7, " in job(body).infotext
     assert "Denoising" not in job(body, compat_version="v1.10.1").infotext
-
-
-def test_infotext_values_that_hold_separators_are_quoted() -> None:
-    text = infotext("p", "", {"Model": 'a, "b": é', "Same": "Same", "None": None, "N": 1})
-    assert text == 'p\nModel: "a, \\"b\\": é", Same, N: 1'
