@@ -159,11 +159,14 @@ INTRODUCTION = """# Fidelity
 
 ## Programs
 
-`pytest tests/engine/test_parity.py` draws the same jobs with diffusers' pipelines, over the same weights,
-seeds and levels, in float32: txt2img (StableDiffusionPipeline), img2img (StableDiffusionImg2ImgPipeline, 2, 5
-and 8 steps of 10) and hires fix (the first, a latent enlarged, the second). It fails where a latent is more
-than 1e-5 off, relatively. Inpainting with plain checkpoints has no counterpart there: diffusers blends the
-noised picture into x, we and the original the picture into the denoised estimate.
+`pytest tests/engine/test_parity.py tests/engine/test_parity_families.py` draws the same jobs with diffusers'
+pipelines, over the same weights, seeds and levels, in float32: txt2img (StableDiffusionPipeline), img2img
+(StableDiffusionImg2ImgPipeline, 2, 5 and 8 steps of 10), hires fix (the first, a latent enlarged, the
+second), SD 2.x with v-prediction, SDXL (StableDiffusionXLPipeline), SDXL handed to its refiner at 0.75
+(StableDiffusionXLImg2ImgPipeline), and a checkpoint for inpainting (StableDiffusionInpaintPipeline, all of it
+masked). It fails where a latent is more than 1e-5 off, relatively; 3e-5 with zero terminal SNR. Inpainting
+with plain checkpoints has no counterpart there: diffusers blends the noised picture into x, we and the
+original the picture into the denoised estimate.
 
 ## Samplers
 

@@ -5,7 +5,8 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from ray.exceptions import RayError, RayTaskError
@@ -24,6 +25,8 @@ from engine.protocol import (
     LoraFile,
     Overloaded,
     Unavailable,
+    UpscalerFile,
+    VaeFile,
 )
 
 logger = logging.getLogger("ray.serve")
@@ -32,6 +35,8 @@ LOST = (RayError, grpc.aio.AioRpcError)
 """What a call raises that was accepted and not answered: the replica, its node or the way to it is gone."""
 
 BROADCAST_SECONDS = 2.0
+
+File = TypeVar("File", LoraFile, UpscalerFile, VaeFile)
 
 
 class ReplicaLost(Exception):
@@ -99,17 +104,20 @@ class HandleBackend:
                 name=entry.name,
                 filename=entry.filename,
                 sha256=self._availability.sha256(entry.application),
-                available=self._availability.takes_jobs(entry.application),
+                available=not entry.companion and self._availability.takes_jobs(entry.application),
+                companion=entry.companion,
             )
             for entry in self._entries.values()
         ]
 
     async def run(self, job: Job) -> JobResult:
         started = time.monotonic()
+        limit = self._config.limits.deadline_seconds
+        job = replace(job, seconds_left=min(job.seconds_left, limit))
         self._budget.deposit()
         try:
-            async with asyncio.timeout(self._config.limits.deadline_seconds):
-                result = await self._run_until_done(job)
+            async with asyncio.timeout(limit):
+                result = await self._run_until_done(job, started)
         except TimeoutError:
             raise DeadlineExceeded("The image was not done in time.") from None
         self._metrics.observe_job(job.checkpoint, time.monotonic() - started, result)
@@ -123,11 +131,7 @@ class HandleBackend:
         return merge([*gateways, *replicas])
 
     async def loras(self) -> Sequence[LoraFile]:
-        found: dict[str, LoraFile] = {}
-        for files in await self._ask_replicas("loras"):
-            for file in files:
-                found.setdefault(file.name, file)
-        return sorted(found.values(), key=lambda file: file.name.casefold())
+        return _named_once(await self._ask_replicas("loras"))
 
     async def refresh_loras(self) -> None:
         await self._ask_replicas("refresh_loras")
@@ -139,6 +143,12 @@ class HandleBackend:
             found.setdefault(file.name, file)
         return list(found.values())
 
+    async def upscalers(self) -> Sequence[UpscalerFile]:
+        return _named_once(await self._ask_replicas("upscalers"))
+
+    async def vaes(self) -> Sequence[VaeFile]:
+        return _named_once(await self._ask_replicas("vaes"))
+
     async def _ask_replicas(self, method: str) -> list[Any]:
         """What the replicas answer, those of the first checkpoint first."""
         running = {
@@ -149,12 +159,13 @@ class HandleBackend:
         answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
         return [answer for replicas in answers for answer in replicas]
 
-    async def _run_until_done(self, job: Job) -> JobResult:
+    async def _run_until_done(self, job: Job, started: float) -> JobResult:
         """A job that a replica had accepted is not turned away later, when it comes again."""
         losses = 0
         while True:
             try:
-                return await self._run_once(job)
+                spent = time.monotonic() - started
+                return await self._run_once(replace(job, seconds_left=job.seconds_left - spent))
             except ReplicaLost:
                 losses += 1
                 self._may_retry(job, losses)
@@ -182,6 +193,15 @@ class HandleBackend:
         except asyncio.CancelledError:
             response.cancel()
             raise
+
+
+def _named_once(replicas: Sequence[Sequence[File]]) -> list[File]:
+    """The files of all replicas by name; of two with the same, the first."""
+    found: dict[str, File] = {}
+    for files in replicas:
+        for file in files:
+            found.setdefault(file.name, file)
+    return sorted(found.values(), key=lambda file: file.name.casefold())
 
 
 async def broadcast(handle: Any, method: str) -> list[Any]:

@@ -28,13 +28,15 @@ class Config(BaseModel):
 class CheckpointEntry(Config):
     """A checkpoint as the gateway offers it.
 
-    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs
-    it: the one with the same name, unless said otherwise.
+    `filename` is what clients see, never a path of a machine. `app` is the Serve application that runs it: the
+    one with the same name, unless said otherwise. A `companion` has none: it is offered as refiner and for the
+    second pass of a hires fix, to checkpoints that have it among their `companions`.
     """
 
     name: str = Field(min_length=1)
     filename: str = Field(min_length=1, pattern=r"^[^/\\][^\\]*$")
     app: str = ""
+    companion: bool = False
 
     @property
     def application(self) -> str:
@@ -51,6 +53,8 @@ class Offer(Config):
         names = [entry.name for entry in self.checkpoints]
         if len(set(names)) < len(names):
             raise ValueError(f"checkpoints: the same name twice in {names}")
+        if self.checkpoints[0].companion:
+            raise ValueError(f"checkpoints: the first is the default, and {names[0]!r} is only a companion")
         return self
 
 
@@ -100,39 +104,56 @@ class Autoscaling(Config):
 class CheckpointConfig(Config):
     """One checkpoint's `args`. A change of them restarts its replicas, and nobody else's.
 
-    `path` is the file on the machines that run the replicas, `loras_dir` a folder there whose LoRAs,
-    those in folders below it too, prompts may name; of those used lately each replica keeps
-    `loras_memory_mb` MiB loaded. An unknown name is a warning, or, with `strict_loras`, an error.
-    `embeddings_dir` has the textual-inversion embeddings that prompts may name; it is read when a replica
-    starts. `device: auto` is CUDA where `num_gpus` asks for any of it. `max_rows` bounds the model rows
-    of one evaluation, where a guided job takes two. `max_ongoing_jobs` (per replica) is the same number
-    unless given: two batches of guided jobs, so that the next are there when some leave. Up to
-    `max_queued_jobs` more wait in each gateway replica. `cpu_threads` is all cores for a CPU replica
-    unless given. A replica whose step takes longer than `step_timeout_seconds` is taken for stuck and
-    replaced. One that is told to stop has `drain_seconds` to finish its jobs: at least as long as the
-    longest job.
+    Paths are those of the machines that run the replicas. Folders count with those below them; of the files
+    used lately each replica keeps as many MiB loaded as the budget beside the folder says.
     """
 
     name: str = Field(min_length=1)
     path: Path
     loras_dir: Path | None = None
+    """LoRAs that prompts may name."""
     loras_memory_mb: int = Field(default=1024, ge=1)
     strict_loras: bool = False
+    """An unknown LoRA is an error, instead of a warning."""
     embeddings_dir: Path | None = None
+    """Textual-inversion embeddings that prompts may name. No folders below it; read when a replica starts."""
+    upscalers_dir: Path | None = None
+    """Networks that `hr_upscaler` may name."""
+    upscalers_memory_mb: int = Field(default=512, ge=1)
+    vae_dir: Path | None = None
+    """VAEs that the option `sd_vae` may name."""
+    vaes_memory_mb: int = Field(default=1024, ge=1)
+    companions: dict[str, Path] = {}
+    """Other checkpoints, by the names that the gateway offers them under, which this one's jobs may use as
+    refiner or for the second pass of a hires fix."""
+    companions_memory_mb: int = Field(default=8192, ge=1)
+    """What needs more room than is left waits until another companion is not in use."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto` is float16 on a GPU and float32 on a CPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is CUDA where `num_gpus` asks for any of it."""
     max_rows: int = Field(default=16, ge=1)
+    """Most model rows of one evaluation, where a guided job takes two."""
+    strict: bool = False
+    """A picture's bits depend on its job alone, not on its company. Every evaluation then costs as much as
+    one of `max_rows`."""
     max_ongoing_jobs: int | None = Field(default=None, ge=1)
+    """Per replica. `max_rows` unless given: two batches of guided jobs, so that the next are there when some
+    leave."""
     max_queued_jobs: int = Field(default=256, ge=1)
+    """How many more may wait in each gateway replica."""
     replicas: int | None = Field(default=None, ge=1)
     autoscaling: Autoscaling | None = None
     num_gpus: float = Field(default=0, ge=0)
     num_cpus: float = Field(default=1, ge=0)
     cpu_threads: int | None = Field(default=None, ge=1)
+    """All cores for a CPU replica unless given."""
     accelerator_type: str | None = None
     label_selector: dict[str, str] = {}
     step_timeout_seconds: float = Field(default=60, gt=0)
+    """A replica whose step takes longer is taken for stuck and replaced."""
     drain_seconds: float = Field(default=600, ge=0)
+    """What a replica that is told to stop has to finish its jobs: at least as long as the longest job."""
 
     @model_validator(mode="after")
     def _one_way_to_say_how_many(self) -> Self:

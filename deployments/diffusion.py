@@ -3,18 +3,34 @@
 import asyncio
 import logging
 import os
-from typing import NoReturn
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from ray import serve
 
 from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Unavailable
+from engine.protocol import (
+    Checkpoint,
+    EmbeddingFile,
+    Job,
+    JobResult,
+    LoraFile,
+    Unavailable,
+    UpscalerFile,
+    VaeFile,
+)
+
+if TYPE_CHECKING:  # torch is for replicas alone
+    from engine.checkpoint import LoadedCheckpoint
+    from engine.library import Library
 
 logger = logging.getLogger("ray.serve")
 
 BROKEN = 70
 """Exit status of a replica that gave itself up."""
+MIB = 2**20
 
 
 class Diffusion:
@@ -23,30 +39,18 @@ class Diffusion:
     def __init__(self, config: CheckpointConfig) -> None:
         import torch
 
-        from engine.checkpoint import load_checkpoint
         from engine.engine import Engine
-        from engine.lora.store import LoraSettings
         from engine.worker import Worker
 
         if config.torch_device == "cpu":
             torch.set_num_threads(config.cpu_threads or len(os.sched_getaffinity(0)))
-        loras = LoraSettings(
-            folder=config.loras_dir, max_bytes=config.loras_memory_mb * 2**20, strict=config.strict_loras
-        )
-        loaded = load_checkpoint(
-            config.path,
-            device=config.torch_device,
-            dtype=config.dtype,
-            loras=loras,
-            embeddings=config.embeddings_dir,
-        )
+        library = _library(config)
         self._config = config
-        self._sha256 = loaded.sha256
-        self._loras = loaded.loras
-        self._embeddings = loaded.embeddings.listing()
+        self._library = library
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica)
-        self._worker = Worker(Engine(loaded, max_rows=config.max_rows, on_step=self._metrics.observe_step))
+        engine = Engine(library.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
+        self._worker = Worker(engine, library)
         self._worker.start()
 
     async def run(self, job: Job) -> JobResult:
@@ -59,16 +63,24 @@ class Diffusion:
         return result
 
     def describe(self) -> Checkpoint:
-        return Checkpoint(name=self._config.name, filename=self._config.path.name, sha256=self._sha256)
+        return Checkpoint(
+            name=self._config.name, filename=self._config.path.name, sha256=self._library.own.sha256
+        )
 
     def loras(self) -> list[LoraFile]:
-        return self._loras.listing()
+        return self._library.own.loras.listing()
 
     def embeddings(self) -> list[EmbeddingFile]:
-        return self._embeddings
+        return self._library.own.embeddings.listing()
 
     async def refresh_loras(self) -> None:
-        await asyncio.to_thread(self._loras.refresh)
+        await asyncio.to_thread(self._library.own.loras.refresh)
+
+    async def vaes(self) -> list[VaeFile]:
+        return await asyncio.to_thread(self._library.vaes.listing)
+
+    async def upscalers(self) -> list[UpscalerFile]:
+        return await asyncio.to_thread(self._library.upscalers.listing)
 
     def metrics_text(self) -> str:
         running, waiting = self._worker.load
@@ -80,6 +92,49 @@ class Diffusion:
         age = self._worker.heartbeat_age()
         if age > self._config.step_timeout_seconds:
             _give_up(f"a step has taken {age:.0f} s")
+
+
+def _library(config: CheckpointConfig) -> "Library":
+    from engine.checkpoint import load_checkpoint, make_strict, swap_checkpoint
+    from engine.companions import Companions
+    from engine.library import Library
+    from engine.lora.store import LoraSettings
+    from engine.upscalers.store import UpscalerSettings, UpscalerStore
+    from engine.vae import VaeStore
+    from engine.weights import Digests
+
+    digests = Digests()
+
+    def load(path: Path) -> "LoadedCheckpoint":
+        loaded = load_checkpoint(
+            path,
+            device=config.torch_device,
+            dtype=config.dtype,
+            loras=LoraSettings(
+                folder=config.loras_dir, max_bytes=config.loras_memory_mb * MIB, strict=config.strict_loras
+            ),
+            embeddings=config.embeddings_dir,
+            digests=digests,
+        )
+        if config.strict:
+            make_strict(loaded, config.max_rows)
+        return loaded
+
+    own = load(config.path)
+    companions = Companions(
+        config.companions,
+        load,
+        partial(swap_checkpoint, digests=digests),
+        max_bytes=config.companions_memory_mb * MIB,
+    )
+    upscalers = UpscalerSettings(folder=config.upscalers_dir, max_bytes=config.upscalers_memory_mb * MIB)
+    return Library(
+        own,
+        config.name,
+        companions,
+        VaeStore(config.vae_dir, own, max_bytes=config.vaes_memory_mb * MIB),
+        UpscalerStore(upscalers, device=own.device, dtype=own.denoiser.dtype),
+    )
 
 
 def _give_up(reason: str) -> NoReturn:

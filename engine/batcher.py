@@ -3,9 +3,12 @@
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 
 SMOOTHING = 0.5
 """How much of a call's cost the newest measurement is."""
+URGENT = 6.0
+"""A row is urgent when less than so many times the seconds that it needs, alone, are left to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +16,9 @@ class Waiting:
     """A row's pending operation, as far as policy needs to know it.
 
     `width`: model rows it takes in a call (a guided evaluation takes two). `remaining`: evaluations the
-    row still needs, known exactly. `priority`: smaller runs earlier. `max_rows`: the most model rows of a
-    call of this key, where that is fewer than the batcher's.
+    row still needs, known exactly. `priority`: smaller runs earlier. `due`: when the row should be done, in
+    seconds of the clock that `Batcher.next` is told. `max_rows`: the most model rows of a call of this key,
+    where that is fewer than the batcher's.
     """
 
     row: int
@@ -22,6 +26,7 @@ class Waiting:
     width: int
     remaining: int
     priority: int = 0
+    due: float = inf
     max_rows: int | None = None
 
 
@@ -72,7 +77,8 @@ class Batcher:
     The call that brings most rows nearest to their end goes first: the highest sum of 1 / effort per second
     of its cost. For single rows of one cost that is shortest remaining work first (Schrage 1968), with the
     weight of highest response ratio next (Brinch Hansen 1971), so that who has waited long counts more.
-    Within a call's key priority decides, then effort.
+    Within a call's key priority decides, then effort. Among rows of one priority those go first that would
+    soon be too late, the earliest due before the others; who is too late in any case has no such right.
 
     A row that has sat out `patience` calls is overdue and goes before all others, the longest skipped first.
     So no row ever sits out more than patience + n calls on end, where at most n rows wait at a time.
@@ -87,6 +93,7 @@ class Batcher:
         self._rows: dict[int, _Row] = {}
         self._arrivals = count()
         self._costs = Costs()
+        self._now = 0.0
 
     def __len__(self) -> int:
         """How many operations wait."""
@@ -113,11 +120,12 @@ class Batcher:
     def limit_of(self, key: Hashable) -> int:
         return self._limits.get(key, self._max_rows)
 
-    def next(self) -> list[int]:
+    def next(self, now: float = 0.0) -> list[int]:
         """Take out and return the rows of the next call: all of one key, never none while any waits.
 
-        A single operation wider than the limit runs alone.
+        A single operation wider than the limit runs alone. `now` is read against the rows' `due`.
         """
+        self._now = now
         groups = self._groups()
         if not groups:
             return []
@@ -152,14 +160,23 @@ class Batcher:
         row = self._rows[operation.row]
         if row.skipped >= self._patience:
             return 0, -row.skipped
-        return 1, operation.priority, row.effort, row.arrival
+        return 1, operation.priority, self._urgency(operation), row.effort, row.arrival
 
     def _rank_of_batch(self, batch: list[Waiting]) -> tuple[float, ...]:
         first = self._rows[batch[0].row]
         if first.skipped >= self._patience:
             return 0, -first.skipped
         oldest = min(self._rows[operation.row].arrival for operation in batch)
-        return 1, min(operation.priority for operation in batch), -self._gain(batch), oldest
+        priority = min(operation.priority for operation in batch)
+        return 1, priority, min(map(self._urgency, batch)), -self._gain(batch), oldest
+
+    def _urgency(self, operation: Waiting) -> float:
+        """When it is due if it is urgent, else infinity."""
+        left = operation.due - self._now
+        if left == inf:
+            return inf
+        needed = (operation.remaining + 1) * self._costs.estimate(operation.key, operation.width)
+        return operation.due if needed <= left < URGENT * needed else inf
 
     def _gain(self, batch: list[Waiting]) -> float:
         """Rows brought to their end per second."""

@@ -103,7 +103,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Finished]:
         """Run one batched operation. Returns the rows that left: done or failed, each for itself."""
-        batch = [self._rows[row_id] for row_id in self._batcher.next()]
+        batch = [self._rows[row_id] for row_id in self._batcher.next(time.monotonic())]
         if not batch:
             return []
         began = time.monotonic()
@@ -142,6 +142,7 @@ class Engine:
                 width=op.width,
                 remaining=op.remaining,
                 priority=row.job.priority,
+                due=row.added + row.job.seconds_left,
                 max_rows=op.max_rows,
             )
         )

@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 MAX_HEADER_BYTES = 16 * 2**20
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types that weights are stored as, 8-bit ones aside."""
 
 ITEM_BYTES: Mapping[str, int] = MappingProxyType(
     {

@@ -1,8 +1,9 @@
-"""What a replica can look up for its jobs: its own checkpoint, and others and VAEs that they use besides."""
+"""What a replica can look up for its jobs: its own checkpoint, and other files that they use besides."""
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.companions import Companions
-from engine.vae import Vae, VaeStore
+from engine.upscalers.store import UpscalerSettings, UpscalerStore
+from engine.vae import VaeStore
 
 
 class Library:
@@ -14,9 +15,13 @@ class Library:
         name: str = "",
         companions: Companions | None = None,
         vaes: VaeStore | None = None,
+        upscalers: UpscalerStore | None = None,
     ) -> None:
         self.own = own
         self.vaes = vaes or VaeStore(None, own, max_bytes=0)
+        self.upscalers = upscalers or UpscalerStore(
+            UpscalerSettings(), device=own.device, dtype=own.denoiser.dtype
+        )
         self._name = name
         self._companions = companions
 
@@ -28,7 +33,3 @@ class Library:
         if self._companions is None or name == self._name:
             return self.own, None
         return self._companions.get(name, field)
-
-    def vae(self, name: str) -> Vae | None:
-        """For `own`'s latents; None for an unknown name. May take seconds. Raises InvalidJob, JobFailed."""
-        return self.vaes.get(name)

@@ -21,7 +21,8 @@ from engine.precision import in_float32
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
 from engine.tiling import circular
-from engine.upscalers import upscale
+from engine.upscalers.resize import resize
+from engine.upscalers.upscaler import Upscaler
 
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -118,27 +119,54 @@ class EncodeImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Upscale:
-    """A picture (h, w, 3) to one of `size`, (width, height) in pixels."""
+class Resize:
+    """A picture (h, w, 3) to one of `size`, (width, height) in pixels, without a network.
 
-    name: ClassVar[str] = "upscale"
-    max_rows: ClassVar[int | None] = 4
+    One a call: it takes little time, and a network's picture may take much memory.
+    """
+
+    name: ClassVar[str] = "resize"
+    max_rows: ClassVar[int | None] = 1
     width: ClassVar[int] = 1
 
     pixels: Picture
     size: tuple[int, int]
-    upscaler: str
+    method: str
     device: torch.device
     remaining: int
 
     @property
     def key(self) -> Hashable:
-        return self.name, self.pixels.shape, self.size, self.upscaler
+        return self.name, self.pixels.shape, self.size, self.method
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[Picture]:
         first = batch[0]
-        return upscale([op.pixels for op in batch], first.size, first.upscaler, first.device)
+        return resize([op.pixels for op in batch], first.size, first.method, first.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Upscale:
+    """A picture (h, w, 3), or a tile of one, through a network. Answers NotFinite for a result that is not.
+
+    One a call: so a row's result depends on itself alone, bit for bit.
+    """
+
+    name: ClassVar[str] = "upscale"
+    max_rows: ClassVar[int | None] = 1
+    width: ClassVar[int] = 1
+
+    upscaler: Upscaler
+    pixels: Picture
+    remaining: int
+
+    @property
+    def key(self) -> Hashable:
+        return self.name, id(self.upscaler), self.pixels.shape
+
+    @classmethod
+    def run(cls, batch: Sequence[Self]) -> Sequence[object]:
+        return [op.upscaler(op.pixels) for op in batch]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

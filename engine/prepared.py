@@ -10,7 +10,9 @@ from engine.infotext import hashes
 from engine.library import Library
 from engine.lora.job import NO_LORAS, JobLoras, job_loras, names_loras
 from engine.prompts.networks import take_networks
-from engine.protocol import LATENT_UPSCALERS, InvalidJob, Job
+from engine.protocol import LATENT_UPSCALERS, InvalidJob, Job, LoraError, Refiner
+from engine.upscalers.job import job_upscaler
+from engine.upscalers.upscaler import Upscaler
 from engine.vae import Vae
 
 
@@ -47,6 +49,7 @@ class Prepared:
     vae: Vae | None = None
     canvas: Canvas | None = None
     embeddings: str = ""
+    upscaler: Upscaler | None = None
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -54,14 +57,16 @@ class Prepared:
         """Slow where a picture is to be read, or a LoRA or a checkpoint to be loaded: seconds.
 
         Raises InvalidJob for what is not there, cannot be read or does not go together; LoraError for a LoRA
-        that cannot be used and, where the store is strict, for an unknown name.
+        that cannot be used and, where the store is strict, for an unknown name; UpscalerError for an upscaler
+        that is unknown or cannot be used.
         """
-        vae = library.vae(job.vae) if job.vae else None
+        vae = library.vaes.get(job.vae) if job.vae else None
         made = cls(
             first=_models(job, library, vae, "prompt"),
             second=_models(job.second_pass(), library, vae, "hr_prompt") if job.hires else (),
             vae=vae,
             canvas=Canvas.of(job),
+            upscaler=job_upscaler(job, library.upscalers),
         )
         _check_latents(job, made)
         warnings = [warning for model in made.models() for warning in model.loras.warnings]
@@ -87,8 +92,17 @@ def _models(job: Job, library: Library, vae: Vae | None, field: str) -> Models:
     model = Model(own, job_loras(job, own.loras, field), lease)
     if job.refiner is None:
         return (model,)
-    refining, lease = library.checkpoint(job.refiner.checkpoint, "refiner_checkpoint")
-    return model, Model(refining, job_loras(job, refining.loras, field), lease)
+    return model, _refiner(job, job.refiner, library)
+
+
+def _refiner(job: Job, refiner: Refiner, library: Library) -> Model:
+    """With the LoRAs of the prompt, unless they are not for such a checkpoint."""
+    checkpoint, lease = library.checkpoint(refiner.checkpoint, "refiner_checkpoint")
+    try:
+        loras = job_loras(job, checkpoint.loras)
+    except LoraError as error:
+        loras = JobLoras(warnings=(f"refiner_checkpoint: without LoRAs, for {error.message}",))
+    return Model(checkpoint, loras, lease)
 
 
 def _check_latents(job: Job, prepared: Prepared) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from engine.ops import Decode, EncodeImage, Operation, Picture, Upscale
+from engine.enlarge import enlarged
+from engine.ops import Decode, EncodeImage, Operation, Picture
 from engine.passes import Pass
 from engine.prepared import Model, Prepared
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, InvalidJob, Job
+from engine.protocol import LATENT_UPSCALERS, Job
 from engine.samplers import Evaluations
-from engine.upscalers import upscale_latent
+from engine.upscalers.resize import upscale_latent
 
 Program = Generator[Operation, Any, Picture]
 
@@ -50,10 +51,6 @@ def hires_fix(job: Job, prepared: Prepared) -> Program:
     """A small picture first, enlarged, then the last sampling steps once more at the larger size."""
     assert job.hires is not None
     hires = job.hires
-    if hires.upscaler not in (*LATENT_UPSCALERS, *IMAGE_UPSCALERS):
-        raise InvalidJob(
-            f"hr_upscaler {hires.upscaler!r} is not one of {', '.join((*LATENT_UPSCALERS, *IMAGE_UPSCALERS))}"
-        )
     second = Pass.of(
         job.second_pass(),
         prepared.second,
@@ -80,13 +77,8 @@ def _enlarged(x: Tensor, job: Job, prepared: Prepared, remaining: int) -> Genera
         x = upscale_latent(x, (width, height), hires.upscaler)
     else:
         pixels = yield from _decoded(x, job, prepared.first)
-        pixels = yield Upscale(
-            pixels=pixels,
-            size=(8 * width, 8 * height),
-            upscaler=hires.upscaler,
-            device=x.device,
-            remaining=remaining,
-        )
+        by, size = prepared.upscaler or hires.upscaler, (8 * width, 8 * height)
+        pixels = yield from enlarged(pixels, size, by, device=x.device, remaining=remaining)
         encoder = prepared.second[0].checkpoint.encoder
         x = yield EncodeImage(encoder=encoder, pixels=pixels, remaining=remaining, tiling=job.tiling)
     return _middle(x, hires.height // 8, hires.width // 8)

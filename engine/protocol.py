@@ -4,6 +4,7 @@ A `Job` is one image to make, fully resolved: nothing in it is optional, so any 
 any time, and make the same picture.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -106,7 +107,7 @@ LATENT_UPSCALERS = (
     "Latent (nearest-exact)",
 )
 IMAGE_UPSCALERS = ("None", "Lanczos", "Nearest")
-"""Canonical names of what enlarges between two passes. None is Lanczos too."""
+"""Canonical names of what enlarges without a network. None is Lanczos too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ class Refiner:
 class Hires:
     """The second pass of a hires fix.
 
+    `upscaler` is one of LATENT_UPSCALERS or IMAGE_UPSCALERS, or the name of an upscaler's file.
     The first pass's picture is enlarged to `upscaled_width` × `upscaled_height` and cut, centred, to `width`
     × `height`. Then exactly `steps` sampling steps are made from `denoising_strength` on; 0 makes none.
     """
@@ -158,7 +160,8 @@ class Job:
     `emphasis` is one of EMPHASIS. `old_scheduling`: in prompts, a number of steps below 1 is a fraction.
     `refiner` is the first pass's. `vae` is a file's name; empty: the checkpoint's own. `tiling`: opposite
     edges of the picture fit one another.
-    `priority`: smaller runs earlier.
+    `priority`: smaller runs earlier. `seconds_left`: what it has from when a replica gets it until it should
+    be done.
     """
 
     id: str
@@ -195,6 +198,7 @@ class Job:
     vae: str = ""
     tiling: bool = False
     priority: int = 0
+    seconds_left: float = math.inf
 
     def second_pass(self) -> "Job":
         """The second pass of a hires fix as a job of its own."""
@@ -256,13 +260,15 @@ class Checkpoint:
     """A checkpoint as clients may know it.
 
     `filename` is relative, never a path of the machine. `sha256` is empty until a replica has read the
-    file. `available`: some replica can take jobs for it, or one will be started for them.
+    file. `available`: some replica can take jobs for it, or one will be started for them. `companion`: it has
+    no replicas, but those of others may load it as refiner or for a second pass.
     """
 
     name: str
     filename: str
     sha256: str = ""
     available: bool = True
+    companion: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +302,15 @@ class VaeFile:
     filename: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscalerFile:
+    """An upscaler that requests may name. `filename` is relative, never a path of the machine."""
+
+    name: str
+    filename: str
+    scale: int
+
+
 class AtelierError(Exception):
     """Base of all errors that may reach a client: the message is written for the client.
 
@@ -315,12 +330,16 @@ class LoraError(InvalidJob):
     """A LoRA that the job names is not there, or cannot be used with this checkpoint."""
 
 
+class UpscalerError(InvalidJob):
+    """An upscaler that the job names is not there, or cannot be used."""
+
+
 class JobFailed(AtelierError):
     """This job failed for a reason of its own. Never retried: it would fail again."""
 
 
 class NotFinite(JobFailed):
-    """The denoised latent or the decoded picture contained NaN or infinity."""
+    """The denoised latent, the decoded picture or the enlarged one contained NaN or infinity."""
 
 
 class OutOfMemory(JobFailed):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile
+from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
 
 
 class Backend(Protocol):
@@ -24,6 +24,12 @@ class Backend(Protocol):
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
+
+    async def upscalers(self) -> Sequence[UpscalerFile]:
+        """The upscalers of all checkpoints that have a replica running, each name once, by name."""
+
+    async def vaes(self) -> Sequence[VaeFile]:
+        """The VAEs of all checkpoints that have a replica running, each name once."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Checkpoint, Hires, Refiner
+from engine.protocol import Checkpoint, Hires, Refiner
 from ingress import checkpoints
 from ingress.errors import InvalidRequest, shown
 from ingress.limits import check_range
@@ -13,6 +13,8 @@ from ingress.schemas.sdapi import Txt2ImgRequest
 from ingress.settings import CompatVersion, Limits, Settings
 
 MAX_SCALE = 8
+MAX_UPSCALER_CHARS = 255
+"""As long as a file's name may be."""
 DENOISING_STRENGTH = 0.75
 """Of a request that leaves it open; the original fails there."""
 
@@ -141,12 +143,12 @@ def given(name: str | None) -> str | None:
 
 
 def _upscaler(name: str | None) -> str:
-    allowed = (*LATENT_UPSCALERS, *IMAGE_UPSCALERS)
-    if not name:
-        return "Latent"
-    if name not in allowed:
-        raise InvalidRequest(f"hr_upscaler: {shown(name)} is not known. Allowed: {', '.join(allowed)}.")
-    return name
+    """Which files there are the replicas know, who refuse a name that is none."""
+    if name and len(name) > MAX_UPSCALER_CHARS:
+        raise InvalidRequest(
+            f"hr_upscaler: {shown(name)} is too long. Allowed: {MAX_UPSCALER_CHARS} characters."
+        )
+    return name or "Latent"
 
 
 def params(request: Txt2ImgRequest, second: SecondPass, main: str, version: CompatVersion) -> dict[str, Any]:

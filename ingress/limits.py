@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ingress.errors import InvalidRequest, shown
-from ingress.schemas.sdapi import GenerationRequest, OverrideSettings
+from ingress.schemas.sdapi import FixedOptions, GenerationRequest, OverrideSettings
 from ingress.settings import Limits
 
 LAST_SEED = 2**63 - 1
@@ -100,19 +100,10 @@ def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> 
     _check_overrides(overrides)
 
 
-FIXED_OPTIONS = (
-    "sigma_min", "sigma_max", "rho", "sgm_noise_multiplier", "k_sched_type", "beta_dist_alpha",
-    "beta_dist_beta", "uni_pc_variant", "uni_pc_skip_type", "uni_pc_order", "uni_pc_lower_order_final",
-)  # fmt: skip
-"""Options of samplers and schedules that have but one value here, the original's default."""
-
-
 def _check_overrides(overrides: OverrideSettings) -> None:
-    for option in FIXED_OPTIONS:
-        if getattr(overrides, option) != OverrideSettings.model_fields[option].default:
+    for option, field in FixedOptions.model_fields.items():
+        if getattr(overrides, option) != field.default:
             _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.sd_vae or "none").casefold() not in ("none", "automatic"):
-        _refuse("override_settings.sd_vae", overrides.sd_vae)
     if (overrides.samples_format or "png").casefold() != "png":
         _refuse("override_settings.samples_format", overrides.samples_format)
 

@@ -67,6 +67,7 @@ class Generation:
     started: datetime
     warnings: tuple[str, ...]
     tiling: bool
+    vae: str
     refining: Refining | None
     init: tuple[InitImage, ...] = ()
     second: SecondPass | None = None
@@ -128,10 +129,17 @@ def resolve(
         started=now,
         warnings=warnings,
         tiling=overrides.tiling if request.tiling is None else request.tiling,
+        vae=_vae(overrides),
         refining=refiner,
         init=_init_images(request, overrides, settings),
         second=_second_pass(request, overrides, checkpoint, available, refiner, settings),
     )
+
+
+def _vae(overrides: OverrideSettings) -> str:
+    """Empty for the checkpoint's own."""
+    name = overrides.sd_vae or ""
+    return "" if name.casefold() in ("none", "automatic") else name
 
 
 def _eta(request: GenerationRequest, overrides: OverrideSettings, sampler: str) -> float:
@@ -182,11 +190,20 @@ def _checkpoint(
     if not available:
         raise Unavailable("No checkpoint is configured")
     if request.model:
-        return checkpoints.find(request.model, available, "model")
+        return _with_replicas(checkpoints.find(request.model, available, "model"), "model")
     if overrides.sd_model_checkpoint:
         field = "override_settings.sd_model_checkpoint"
-        return checkpoints.find(overrides.sd_model_checkpoint, available, field)
+        return _with_replicas(checkpoints.find(overrides.sd_model_checkpoint, available, field), field)
     return available[0]
+
+
+def _with_replicas(checkpoint: Checkpoint, field: str) -> Checkpoint:
+    if checkpoint.companion:
+        raise InvalidRequest(
+            f"{field}: {checkpoint.name!r} draws nothing alone. Allowed: as refiner_checkpoint and "
+            "hr_checkpoint_name."
+        )
+    return checkpoint
 
 
 def jobs(generation: Generation, random: Random) -> list[Job]:
@@ -227,6 +244,7 @@ def jobs(generation: Generation, random: Random) -> list[Job]:
             discard_next_to_last_sigma=generation.discard_next_to_last_sigma,
             refiner=(refiner.first if second else refiner.refiner) if refiner else None,
             tiling=generation.tiling,
+            vae=generation.vae,
         )
         for image in generation.images
     ]
@@ -272,12 +290,12 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
         "face_restoration_model": None,
         "sd_model_name": generation.checkpoint.name,
         "sd_model_hash": checkpoints.short_hash(generation.checkpoint),
-        "sd_vae_name": None,
-        "sd_vae_hash": None,
+        "sd_vae_name": next((result.vae for result in results if result.vae), None),
+        "sd_vae_hash": next((result.vae_hash for result in results if result.vae), None),
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
-        "extra_generation_params": _extra_params(generation) | _lora_hashes(results),
+        "extra_generation_params": _extra_params(generation) | _hashes(results),
         "index_of_first_image": 0,
         "infotexts": [result.infotext for result in results],
         "styles": request.styles or [],
@@ -324,9 +342,12 @@ def _variation(generation: Generation, image: int) -> dict[str, Any]:
     }
 
 
-def _lora_hashes(results: Sequence[JobResult]) -> dict[str, str]:
+def _hashes(results: Sequence[JobResult]) -> dict[str, str]:
     """Which only replicas know; one prompt has the same in all pictures."""
-    return {"Lora hashes": results[0].lora_hashes} if results and results[0].lora_hashes else {}
+    if not results:
+        return {}
+    hashes = {"Lora hashes": results[0].lora_hashes, "TI hashes": results[0].embedding_hashes}
+    return {key: value for key, value in hashes.items() if value}
 
 
 def _extra_params(generation: Generation) -> dict[str, Any]:

@@ -87,6 +87,11 @@ SECTIONS: Mapping[str, tuple[Exhibit, ...]] = {
             {"prompt": "a large blue heart on a yellow background <lora:hollow:1>"},
         ),
         Exhibit(
+            "refined",
+            "The checkpoint of outlines takes over after a tenth of the steps.",
+            {"prompt": HEART, "refiner_checkpoint": "demo-outline", "refiner_switch_at": 0.1},
+        ),
+        Exhibit(
             "outline",
             "By another checkpoint.",
             {"prompt": HEART, "model": "demo-outline"},

@@ -14,12 +14,11 @@ from typing import BinaryIO, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from engine.header import Header, InvalidFile
+from engine.header import FLOATS, Header, InvalidFile
 from engine.lora import names
 from engine.protocol import LoraError
 from engine.weights import TensorFile
 
-FLOATS = ("F64", "F32", "F16", "BF16")
 UNUSUAL = ("alpha_pattern", "use_rslora", "use_dora")
 """What PEFT's configuration must not say: it would change the scale, or the kind of network."""
 SHOWN = 3

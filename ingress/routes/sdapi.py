@@ -1,10 +1,12 @@
 """AUTOMATIC1111's API."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
 from starlette.responses import JSONResponse
 
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS
 from ingress import checkpoints, dispatch, translate
 from ingress.deps import Service, ServiceDep
 from ingress.schemas import samplers
@@ -16,12 +18,16 @@ from ingress.schemas.sdapi import (
     GenerationRequest,
     GenerationResponse,
     Img2ImgRequest,
+    LatentUpscaleMode,
     LoraItem,
+    RealEsrganModel,
     SamplerItem,
     SchedulerItem,
     Scripts,
     SdModel,
     Txt2ImgRequest,
+    UpscalerItem,
+    VaeItem,
 )
 from ingress.settings import Style
 
@@ -80,6 +86,38 @@ async def embeddings(service: ServiceDep) -> Embeddings:
     return listed
 
 
+async def sd_vae(service: ServiceDep) -> list[VaeItem]:
+    """The VAEs that the option `sd_vae` may name."""
+    return [VaeItem(model_name=file.name, filename=file.filename) for file in await service.backend.vaes()]
+
+
+async def upscalers(service: ServiceDep) -> list[UpscalerItem]:
+    """What enlarges pictures, networks last."""
+    return [UpscalerItem(name=name) for name in IMAGE_UPSCALERS] + [
+        UpscalerItem(
+            name=file.name,
+            model_name=PurePosixPath(file.filename).stem,
+            model_path=file.filename,
+            scale=file.scale,
+        )
+        for file in await service.backend.upscalers()
+    ]
+
+
+async def latent_upscale_modes() -> list[LatentUpscaleMode]:
+    """What enlarges latents between the passes of a hires fix."""
+    return [LatentUpscaleMode(name=name) for name in LATENT_UPSCALERS]
+
+
+async def realesrgan_models(service: ServiceDep) -> list[RealEsrganModel]:
+    """Those of Real-ESRGAN's published networks that there are."""
+    return [
+        RealEsrganModel(name=file.name, path=file.filename, scale=file.scale)
+        for file in await service.backend.upscalers()
+        if file.name.startswith("R-ESRGAN ")
+    ]
+
+
 async def prompt_styles(service: ServiceDep) -> tuple[Style, ...]:
     """The styles that a request may name."""
     return service.settings.styles
@@ -111,6 +149,10 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     app.get(f"{prefix}/loras", response_model=list[LoraItem])(loras)
     app.post(f"{prefix}/refresh-loras")(refresh_loras)
     app.get(f"{prefix}/embeddings", response_model=Embeddings)(embeddings)
+    app.get(f"{prefix}/sd-vae", response_model=list[VaeItem])(sd_vae)
+    app.get(f"{prefix}/upscalers", response_model=list[UpscalerItem])(upscalers)
+    app.get(f"{prefix}/latent-upscale-modes", response_model=list[LatentUpscaleMode])(latent_upscale_modes)
+    app.get(f"{prefix}/realesrgan-models", response_model=list[RealEsrganModel])(realesrgan_models)
     app.get(f"{prefix}/prompt-styles", response_model=list[Style])(prompt_styles)
     app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
     app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)

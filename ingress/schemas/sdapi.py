@@ -153,7 +153,8 @@ class CommonFields(LenientModel):
     s_noise: Number | None = None
     override_settings: Object | None = None
     """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, `emphasis`,
-    `enable_prompt_comments`, `use_old_scheduling`, for this request alone."""
+    `enable_prompt_comments`, `use_old_scheduling`, `sd_vae`, `tiling`, `hires_fix_refiner_pass`,
+    `refiner_switch_by_sample_steps`, for this request alone."""
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: Text | None = None
     """The checkpoint that takes over on the way. The replicas must be configured for it."""
@@ -244,20 +245,9 @@ class Img2ImgRequest(CommonFields):
 GenerationRequest = Txt2ImgRequest | Img2ImgRequest
 
 
-class OverrideSettings(LenientModel):
-    """The options of `override_settings` that we look at. Others are ignored."""
+class FixedOptions(LenientModel):
+    """Options that would change the picture and have but one value here, the original's default."""
 
-    sd_model_checkpoint: Text | None = None
-    CLIP_stop_at_last_layers: Annotated[Integer, Field(ge=1, le=12)] | None = None
-    eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
-    sd_vae: Text | None = None
-    samples_format: Text | None = None
-    tiling: bool = False
-    randn_source: Literal["GPU", "CPU", "NV"] | None = None
-    """Whose noise: NV and GPU are an NVIDIA GPU's, on whatever device. Not given: CPU."""
-    always_discard_next_to_last_sigma: bool = False
-    eta_ancestral: Annotated[Number, Field(ge=0, le=1)] = 1.0
-    eta_ddim: Annotated[Number, Field(ge=0, le=1)] = 0.0
     sigma_min: Number = 0
     sigma_max: Number = 0
     rho: Number = 0
@@ -269,6 +259,45 @@ class OverrideSettings(LenientModel):
     uni_pc_skip_type: Text = "time_uniform"
     uni_pc_order: Integer = 3
     uni_pc_lower_order_final: bool = True
+    sd_noise_schedule: Text = "Default"
+    skip_early_cond: Number = 0
+    s_min_uncond: Number = 0
+    comma_padding_backtrack: Number = 20
+    extra_networks_default_multiplier: Number = 1
+    token_merging_ratio: Number = 0
+    token_merging_ratio_img2img: Number = 0
+    token_merging_ratio_hr: Number = 0
+    pad_cond_uncond: bool = False
+    pad_cond_uncond_v0: bool = False
+    use_old_emphasis_implementation: bool = False
+    use_old_karras_scheduler_sigmas: bool = False
+    use_old_hires_fix_width_height: bool = False
+    sdxl_crop_top: Number = 0
+    sdxl_crop_left: Number = 0
+    sdxl_refiner_low_aesthetic_score: Number = 2.5
+    sdxl_refiner_high_aesthetic_score: Number = 6
+    sdxl_clip_l_skip: bool = False
+    inpainting_mask_weight: Number = 1
+    initial_noise_multiplier: Number = 1
+    img2img_extra_noise: Number = 0
+    img2img_color_correction: bool = False
+
+
+class OverrideSettings(FixedOptions):
+    """The options of `override_settings` that we look at. Others are ignored."""
+
+    sd_model_checkpoint: Text | None = None
+    CLIP_stop_at_last_layers: Annotated[Integer, Field(ge=1, le=12)] | None = None
+    eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
+    sd_vae: Annotated[Text, Field(max_length=255)] | None = None
+    """One of `GET /sdapi/v1/sd-vae`, None or Automatic. An unknown name is a warning."""
+    samples_format: Text | None = None
+    tiling: bool = False
+    randn_source: Literal["GPU", "CPU", "NV"] | None = None
+    """Whose noise: NV and GPU are an NVIDIA GPU's, on whatever device. Not given: CPU."""
+    always_discard_next_to_last_sigma: bool = False
+    eta_ancestral: Annotated[Number, Field(ge=0, le=1)] = 1.0
+    eta_ddim: Annotated[Number, Field(ge=0, le=1)] = 0.0
     img2img_fix_steps: bool = False
     emphasis: Literal["Original", "No norm", "Ignore", "None"] | None = None
     enable_emphasis: bool = True
@@ -305,6 +334,15 @@ class SdModel(BaseModel):
     config: str | None
 
 
+class VaeItem(BaseModel):
+    """`filename` is relative to the folder of VAEs."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    filename: str
+
+
 class LoraItem(BaseModel):
     """`path` is relative to the folder of LoRAs."""
 
@@ -329,6 +367,30 @@ class Embeddings(BaseModel):
 
     loaded: dict[str, EmbeddingItem]
     skipped: dict[str, EmbeddingItem]
+
+
+class UpscalerItem(BaseModel):
+    """`model_path` is relative to the folder of upscalers."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    name: str
+    model_name: str | None = None
+    model_path: str | None = None
+    model_url: str | None = None
+    scale: float = 4.0
+
+
+class LatentUpscaleMode(BaseModel):
+    name: str
+
+
+class RealEsrganModel(BaseModel):
+    """`path` is relative to the folder of upscalers."""
+
+    name: str
+    path: str
+    scale: int
 
 
 class SamplerItem(BaseModel):

@@ -2,6 +2,7 @@ import asyncio
 import pickle
 from collections.abc import Awaitable, Generator
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from engine.protocol import (
     Overloaded,
     Timings,
     Unavailable,
+    UpscalerFile,
 )
 
 DONE = JobResult(
@@ -123,7 +125,9 @@ async def raised(call: Awaitable[object]) -> AtelierError:
 async def test_a_job_whose_replica_is_lost_is_sent_again_unchanged(loss: Exception, job: Job) -> None:
     made, handle = backend(loss, loss, DONE)
     assert await made.run(job) == DONE
-    assert handle.sent == [job, job, job]
+    assert [replace(sent, seconds_left=inf) for sent in handle.sent] == [job, job, job]
+    left = [sent.seconds_left for sent in handle.sent]
+    assert 5 >= left[0] > left[1] > left[2]
     assert 'atelier_job_retries_total{checkpoint="demo",replica="g"} 2.0' in made._metrics.text()
 
 
@@ -222,6 +226,14 @@ def test_a_retry_budget_fills_with_jobs_and_with_time() -> None:
     assert not budget.take()
     now = 0.2
     assert [budget.take() for _ in range(3)] == [True, True, False]
+
+
+async def test_upscalers_of_all_replicas_are_named_once_by_name() -> None:
+    def file(name: str, scale: int) -> UpscalerFile:
+        return UpscalerFile(name=name, filename=f"{name}.safetensors", scale=scale)
+
+    made, _ = backend([file("b", 4), file("A", 2)], ActorDiedError(), [file("b", 2), file("c", 2)])
+    assert await made.upscalers() == [file("A", 2), file("b", 4), file("c", 2)]
 
 
 async def test_embeddings_of_all_replicas_are_named_once_usable_ones_first() -> None:

@@ -1,13 +1,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray import serve
+from safetensors.torch import save_file
 
+from tests import upscalers
 from tests.e2e.service import Service, free_port, wait_until
-from tests.tiny import write_checkpoint
+from tests.tiny import tiny_modules, write_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -15,11 +18,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("e2e")
 
 
+def write_files(folder: Path) -> dict[str, Any]:
+    """What jobs may name besides: another checkpoint, a VAE, an upscaler."""
+    vaes, upscalers_dir = folder / "vae", folder / "upscalers"
+    vaes.mkdir()
+    state = {key: tensor.contiguous() for key, tensor in tiny_modules(seed=5)[1].state_dict().items()}
+    save_file(state, vaes / "kl.safetensors")
+    upscalers_dir.mkdir()
+    upscalers.write(upscalers_dir / "2x.safetensors", upscalers.compact(scale=2))
+    second = write_checkpoint(folder / "second.safetensors", seed=3)
+    return {
+        "vae_dir": str(vaes),
+        "upscalers_dir": str(upscalers_dir),
+        "companions": {"second": str(second)},
+    }
+
+
 @pytest.fixture(scope="session")
 def service(folder: Path) -> Iterator[Service]:
     """A gateway and the checkpoint `tiny` with two replicas."""
     service = Service(folder, free_port())
-    service.add("tiny", write_checkpoint(folder / "tiny.safetensors", seed=0), replicas=2)
+    files = write_files(folder)
+    service.add("tiny", write_checkpoint(folder / "tiny.safetensors", seed=0), replicas=2, **files)
+    service.offer.append({"name": "second", "filename": "second.safetensors", "companion": True})
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")

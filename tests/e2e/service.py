@@ -50,7 +50,7 @@ class Service:
         self.port = port
         keys = folder / "keys"
         keys.write_text(f"tests {SECRET}\n")
-        self.offer: list[dict[str, str]] = []
+        self.offer: list[dict[str, object]] = []
         self.applications: list[dict[str, Any]] = []
         self.gateway: dict[str, Any] = {
             "name": "gateway",

@@ -87,6 +87,35 @@ def test_priority_beats_short_remaining() -> None:
     assert batcher.next() == [1]
 
 
+def due(row: int, due: float, remaining: int = 10) -> Waiting:
+    return Waiting(row=row, key="a", width=1, remaining=remaining, due=due)
+
+
+def test_who_would_soon_be_too_late_goes_first_the_earliest_due_before_the_others() -> None:
+    batcher = Batcher(1)
+    batcher.observe("a", 1, 1.0)
+    for row, when in ((0, 100.0), (1, 16.0), (2, 15.0)):
+        batcher.put(due(row, when))
+    batcher.put(due(3, 1000.0, remaining=1))
+    assert [batcher.next(now=0.0) for _ in range(4)] == [[2], [1], [3], [0]]
+
+
+def test_who_is_too_late_in_any_case_has_no_right_to_be_first() -> None:
+    batcher = Batcher(1)
+    batcher.observe("a", 1, 1.0)
+    batcher.put(due(0, 5.0))
+    batcher.put(due(1, 1000.0, remaining=1))
+    assert batcher.next(now=0.0) == [1]
+
+
+def test_priority_beats_being_due() -> None:
+    batcher = Batcher(1)
+    batcher.observe("a", 1, 1.0)
+    batcher.put(due(0, 15.0))
+    batcher.put(waiting(1, priority=-1))
+    assert batcher.next(now=0.0) == [1]
+
+
 def test_who_has_waited_long_goes_before_who_has_just_come() -> None:
     """One long row against an endless stream of one-step rows."""
     batcher = Batcher(1, patience=10**9)

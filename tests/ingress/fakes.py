@@ -2,11 +2,21 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, Timings
+from engine.protocol import (
+    Checkpoint,
+    EmbeddingFile,
+    Job,
+    JobResult,
+    LoraFile,
+    Timings,
+    UpscalerFile,
+    VaeFile,
+)
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
 
@@ -29,8 +39,11 @@ class FakeBackend:
         self.offered = offered
         self.lora_files: list[LoraFile] = []
         self.embedding_files: list[EmbeddingFile] = []
+        self.upscaler_files: list[UpscalerFile] = []
+        self.vae_files: list[VaeFile] = []
         self.refreshed = 0
-        self.inpainting = False
+        self.known: dict[str, Any] = {}
+        """What of a result only a replica knows."""
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
@@ -39,7 +52,7 @@ class FakeBackend:
         self.jobs.append(job)
         if self.fail:
             raise self.fail
-        return replace(result(job), inpainting=self.inpainting)
+        return replace(result(job), **self.known)
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
@@ -49,6 +62,12 @@ class FakeBackend:
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
+
+    async def upscalers(self) -> Sequence[UpscalerFile]:
+        return self.upscaler_files
+
+    async def vaes(self) -> Sequence[VaeFile]:
+        return self.vae_files
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Hires
+from engine.protocol import Hires, UpscalerError
 from tests.ingress.fakes import FakeBackend
 
 Draw = Callable[..., Any]
@@ -63,6 +63,19 @@ def test_the_second_pass_may_have_a_checkpoint_of_its_own(draw: Draw, backend: F
     assert "Hires checkpoint: majicmixRealistic_v7 [7c819b6d13], Hires upscale" in backend.jobs[0].infotext
 
 
+def test_names_of_upscalers_are_passed_on_to_the_replicas(draw: Draw, backend: FakeBackend) -> None:
+    info = json.loads(draw(enable_hr=True, hr_upscaler="R-ESRGAN 4x+").json()["info"])
+    assert second_pass(backend).upscaler == "R-ESRGAN 4x+"
+    assert "Hires upscaler: R-ESRGAN 4x+" in info["infotexts"][0]
+
+
+def test_an_upscaler_that_no_replica_knows_is_a_client_error(draw: Draw, backend: FakeBackend) -> None:
+    backend.fail = UpscalerError("hr_upscaler: '5x' is not known. Allowed: Latent.")
+    answer = draw(enable_hr=True, hr_upscaler="5x")
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "hr_upscaler: '5x' is not known. Allowed: Latent."
+
+
 def test_what_leaves_the_strength_open_gets_the_contracts_default(draw: Draw, backend: FakeBackend) -> None:
     draw(enable_hr=True)
     assert second_pass(backend).denoising_strength == 0.75
@@ -108,7 +121,7 @@ def test_old_clients_give_the_size_of_the_first_pass(draw: Draw, backend: FakeBa
         ({"hr_resize_x": -8}, 422, "hr_resize_x: -8"),
         ({"hr_resize_x": 8, "hr_resize_y": 8}, 422, "hr_resize_x × hr_resize_y: a picture of 8"),
         ({"hr_second_pass_steps": 9999}, 422, "hr_second_pass_steps: 9999"),
-        ({"hr_upscaler": "R-ESRGAN 4x+"}, 422, "hr_upscaler: 'R-ESRGAN 4x+' is not known. Allowed: Latent, "),
+        ({"hr_upscaler": "x" * 256}, 422, "is too long. Allowed: 255 characters"),
         ({"hr_sampler_name": "no such"}, 404, "Sampler not found"),
         ({"hr_checkpoint_name": "no such"}, 404, "hr_checkpoint_name: 'no such'"),
         ({"firstphase_width": 256}, 422, "firstphase_width × firstphase_height: 256 × 0"),

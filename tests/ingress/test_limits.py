@@ -22,12 +22,14 @@ Draw = Callable[..., Any]
         {"save_images": True},
         {"infotext": "Steps: 20"},
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
-        {"override_settings": {"sd_vae": "other.safetensors"}},
         {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"sigma_min": 0.1}},
         {"override_settings": {"sgm_noise_multiplier": True}},
         {"override_settings": {"uni_pc_order": 2}},
         {"override_settings": {"beta_dist_alpha": 0.5}},
+        {"override_settings": {"token_merging_ratio": 0.5}},
+        {"override_settings": {"inpainting_mask_weight": 0.5}},
+        {"override_settings": {"sd_noise_schedule": "Zero Terminal SNR"}},
     ],
 )
 def test_a_feature_that_is_not_there_is_refused_by_name(

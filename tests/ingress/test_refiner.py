@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Refiner
+from engine.protocol import Checkpoint, Refiner
 from tests.ingress.fakes import FakeBackend
 
 Draw = Callable[..., Any]
@@ -84,6 +84,18 @@ def test_bad_input_is_named_before_any_work(
     assert answer.status_code == status
     assert named in answer.json()["detail"]
     assert not backend.jobs
+
+
+def test_a_checkpoint_without_replicas_is_for_refining_only(draw: Draw, backend: FakeBackend) -> None:
+    backend.offered = [*backend.offered, Checkpoint(name="fine", filename="fine.safetensors", companion=True)]
+    assert draw(refiner_checkpoint="fine").status_code == 200
+    for field, body in (
+        ("model", {"model": "fine"}),
+        ("override_settings.sd_model_checkpoint", {"override_settings": {"sd_model_checkpoint": "fine"}}),
+    ):
+        answer = draw(**body)
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith(f"{field}: 'fine' draws nothing alone")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_documented_request_gets_the_documented_answer(make_client: Callable
 
 def test_info_says_whether_the_checkpoint_is_for_inpainting(draw: Draw, backend: FakeBackend) -> None:
     assert info(draw())["is_using_inpainting_conditioning"] is False
-    backend.inpainting = True
+    backend.known = {"inpainting": True}
     assert info(draw())["is_using_inpainting_conditioning"] is True
 
 

@@ -1,4 +1,4 @@
-"""Enlarging pictures and latents between two passes, by canonical name.
+"""Pictures and latents at another size without a network, by canonical name.
 
 Lanczos after Pillow's resampling: a window of three lobes around each pixel's place in the source, widened
 where the picture shrinks. As two matrix products it runs where the model runs, for a whole batch.
@@ -50,12 +50,12 @@ IMAGE: Mapping[str, Callable[[Tensor, Size], Tensor]] = {
 }
 
 
-def upscale(
-    pictures: Sequence[npt.NDArray[np.uint8]], size: Size, upscaler: str, device: torch.device
+def resize(
+    pictures: Sequence[npt.NDArray[np.uint8]], size: Size, method: str, device: torch.device
 ) -> list[npt.NDArray[np.uint8]]:
     """RGB pictures (h, w, 3) of one size to (height, width, 3)."""
     pixels = torch.from_numpy(np.stack(list(pictures))).to(device).permute(0, 3, 1, 2).float()
-    large = IMAGE[upscaler](pixels, size).clamp(0, 255).round().to(torch.uint8)
+    large = IMAGE[method](pixels, size).clamp(0, 255).round().to(torch.uint8)
     return list(large.permute(0, 2, 3, 1).cpu().numpy())
 
 

@@ -1,4 +1,4 @@
-"""Enlarging pictures and latents."""
+"""Pictures and latents at another size, without a network."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS
-from engine.upscalers import IMAGE, LATENT, upscale, upscale_latent
+from engine.upscalers.resize import IMAGE, LATENT, resize, upscale_latent
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def test_pictures_are_enlarged_as_pillow_does(
     name: str, filtering: Image.Resampling, size: tuple[int, int]
 ) -> None:
     given = [picture(20, 30), picture(20, 30)[::-1].copy()]
-    ours = upscale(given, size, name, torch.device("cpu"))
+    ours = resize(given, size, name, torch.device("cpu"))
     for source, large in zip(given, ours, strict=True):
         theirs = np.asarray(Image.fromarray(source).resize(size, filtering))
         assert np.abs(large.astype(int) - theirs.astype(int)).max() <= 1
