@@ -1,9 +1,8 @@
 """What strict mode costs: `python -m benchmarks.strict`.
 
-Draws the same jobs, of mixed samplers and guidance, as usual and strictly: there every evaluation is filled
-up to `--rows` model rows, and prompts and pictures are encoded and decoded one by one. The two take turns;
-the fastest round of each counts, on a CPU in CPU-seconds. Also tells how many of the pictures are, bit for
-bit, those drawn alone.
+Draws the same jobs, of mixed samplers and guidance, as usual and strictly, where they share no call. The two
+take turns; the fastest round of each counts, on a CPU in CPU-seconds. Also tells how many of the pictures
+are, bit for bit, those drawn alone.
 """
 
 import argparse
@@ -80,7 +79,7 @@ def main() -> None:
     modules = full_size()
     full = [assemble(*modules, device=device, dtype=dtype) for _ in range(2)]
     for checkpoints in (demo, full):
-        make_strict(checkpoints[1], args.rows)
+        make_strict(checkpoints[1])
     small = [jobs(count, args.size, args.steps) for count in (1, 4, 9)]
     large = [jobs(count, args.size // 2, args.steps // 4) for count in (1, 4)]
     table += [compare("demo", demo, work, args) for work in small]

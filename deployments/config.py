@@ -135,8 +135,7 @@ class CheckpointConfig(Config):
     max_rows: int = Field(default=16, ge=1)
     """Most model rows of one evaluation, where a guided job takes two."""
     strict: bool = False
-    """A picture's bits depend on its job alone, not on its company. Every evaluation then costs as much as
-    one of `max_rows`."""
+    """A picture's bits depend on its job alone: jobs share no call, and draw as much slower together."""
     max_ongoing_jobs: int | None = Field(default=None, ge=1)
     """Per replica. `max_rows` unless given: two batches of guided jobs, so that the next are there when some
     leave."""

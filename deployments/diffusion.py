@@ -117,7 +117,7 @@ def _library(config: CheckpointConfig) -> "Library":
             digests=digests,
         )
         if config.strict:
-            make_strict(loaded, config.max_rows)
+            make_strict(loaded)
         return loaded
 
     own = load(config.path)

@@ -125,19 +125,14 @@ def swap_checkpoint(
         embeddings=loaded.embeddings,
     )
     swapped = _with_prediction(replace(swapped, loras=loaded.loras, sha256=sha256))
-    if loaded.denoiser.fixed_rows:
-        make_strict(swapped, loaded.denoiser.fixed_rows)
+    if loaded.denoiser.singly:
+        make_strict(swapped)
     return swapped
 
 
-def make_strict(loaded: LoadedCheckpoint, rows: int) -> None:
-    """From now on a picture's bits depend on nothing but its job: calls have one shape, of `rows` model rows.
-
-    Prompts and pictures are encoded and decoded one by one. An evaluation costs what one of that many rows
-    costs, however few there are.
-    """
-    loaded.denoiser.fixed_rows = rows
-    loaded.conditioner.singly = True
+def make_strict(loaded: LoadedCheckpoint) -> None:
+    """From now on a picture's bits depend on nothing but its job, which shares no call with others."""
+    loaded.denoiser.singly = loaded.conditioner.singly = True
     loaded.encoder.most = loaded.decoder.most = 1
 
 

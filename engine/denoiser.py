@@ -32,14 +32,13 @@ PREDICTIONS: Mapping[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = MappingPr
 class Denoiser:
     """Evaluates rows of one latent shape in one call of a UNet, whose output is one of PREDICTIONS.
 
-    Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ). While
-    `fixed_rows` is not 0, every call is filled up to a multiple of so many model rows: kernels, and with them
-    a row's last bits, depend on the shape of a call, and on nothing else of its other rows.
+    Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ). `singly` asks
+    its callers for one row at a time.
     """
 
     def __init__(self, unet: nn.Module, levels: NoiseLevels, prediction: str = "epsilon") -> None:
         self.unet = unet
-        self.fixed_rows = 0
+        self.singly = False
         self._scales = PREDICTIONS[prediction]
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
@@ -73,9 +72,6 @@ class Denoiser:
         rows = [row for rank in (*ranks, guided) for row in rank]
         used = [conds[row][i][0] for i, rank in enumerate(ranks) for row in rank]
         used += [u for u in uncond if u is not None]
-        counts = [len(rank) for rank in (*ranks, guided)]
-        missing = -len(rows) % self.fixed_rows if self.fixed_rows else 0
-        rows, used = rows + missing * rows[:1], used + missing * used[:1]
         weights = [[guidance_scale[row] * conds[row][i][1] for row in rank] for i, rank in enumerate(ranks)]
         # Made before the call, which they would otherwise wait for.
         indices = [torch.tensor(rank, dtype=torch.long, device=self.device) for rank in (*ranks, guided)]
@@ -95,7 +91,7 @@ class Denoiser:
                 added_cond_kwargs=self._added(used, latents.shape[2:]),
                 return_dict=False,
             )[0].float()
-        *of_conds, of_uncond, _ = output.split([*counts, missing])
+        *of_conds, of_uncond = output.split([len(index) for index in indices])
         base = torch.zeros_like(latents).index_copy(0, indices[-1], of_uncond)
         sum_ = base
         for index, weight, of_cond in zip(indices[:-1], columns, of_conds, strict=True):

@@ -179,7 +179,6 @@ class Evaluate:
     """
 
     name: ClassVar[str] = "evaluate"
-    max_rows: ClassVar[int | None] = None
 
     denoiser: Denoiser
     x: Tensor
@@ -194,20 +193,13 @@ class Evaluate:
     precise: bool = False
 
     @property
+    def max_rows(self) -> int | None:
+        return 1 if self.denoiser.singly else None
+
+    @property
     def key(self) -> Hashable:
-        """Model, shape, padding; settings and prompts, whatever their length, never belong to it.
-
-        But where calls have a fixed number of rows, so that a row's last bits never depend on the others, all
-        that the kernels depend on does.
-        """
-        key = (self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise)
-        return (key, *self._kernels()) if self.denoiser.fixed_rows else key
-
-    def _kernels(self) -> tuple[Hashable, ...]:
-        """The longest context, whether shorter ones are padded to it, and the LoRAs."""
-        conds = [cond for cond, _ in self.conds] + ([self.uncond] if self.uncond else [])
-        lengths = {len(cond.context) for cond in conds}
-        return max(lengths), len(lengths) > 1, frozenset(lora.digest for lora, weight in self.loras if weight)
+        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
+        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
 
     @property
     def width(self) -> int:
