@@ -88,8 +88,8 @@ SECTIONS: Mapping[str, tuple[Exhibit, ...]] = {
         ),
         Exhibit(
             "refined",
-            "The checkpoint of outlines takes over after a tenth of the steps.",
-            {"prompt": HEART, "refiner_checkpoint": "demo-outline", "refiner_switch_at": 0.1},
+            "The checkpoint of outlines takes over after six steps.",
+            {"prompt": HEART, "refiner_checkpoint": "demo-outline", "refiner_switch_at": 0.3},
         ),
         Exhibit(
             "outline",
