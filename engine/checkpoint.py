@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from engine.attention import make_lean
 from engine.codec import Decoder, Encoder
 from engine.conditioning import Conditioner, Tokenizer
 from engine.denoiser import Denoiser
@@ -177,6 +178,7 @@ def assemble(
     modules = (unet, vae, *text_encoders)
     for module in modules:
         place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
+    make_lean(unet)
     return LoadedCheckpoint(
         sha256="",
         kind=kind,

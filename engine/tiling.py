@@ -9,7 +9,10 @@ from torch import nn
 @contextmanager
 def circular(module: nn.Module, wanted: bool) -> Iterator[None]:
     """Inside, convolutions that pad do so with the opposite edge, if that is `wanted`."""
-    padding = [m for m in module.modules() if wanted and isinstance(m, nn.Conv2d) and any(m.padding)]
+    if not wanted:
+        yield
+        return
+    padding = [m for m in module.modules() if isinstance(m, nn.Conv2d) and any(m.padding)]
     try:
         for convolution in padding:
             convolution.padding_mode = "circular"
