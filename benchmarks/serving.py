@@ -5,6 +5,9 @@ Serve as its Stable Diffusion tutorial has it, and this service as `make serve` 
 goes to one system after the other, repeat by repeat, in an order that changes. Tables with the machine they
 were made on, and every latency as JSON, go to `benchmarks/results/`.
 
+torch has one thread in each system. With more, it matters which thread of Python calls the model: outside
+the main one, where all but LitServe call it, OpenMP took up to three times the CPU of one thread for no gain.
+
 Not here is Xinference: it pins other versions of diffusers and transformers, so that it would need an
 environment of its own; on a CPU it draws one picture at a time, as the lock does.
 """
@@ -126,6 +129,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=PORTS, default=list(PORTS))
     parser.add_argument("--requests", type=int, default=24, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     return parser.parse_args()
 
@@ -140,13 +144,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
             model = MODELS[each](Path(folder))
             systems = [
-                running.enter_context(start(system, model.path, Path(folder))) for system in args.systems
+                running.enter_context(start(system, model.path, Path(folder), args.threads))
+                for system in args.systems
             ]
             setups.append(asyncio.run(prepare(systems, model, args)))
             results += asyncio.run(run(systems, model, setups[-1], args))
-        text = to_markdown(f"Serving, {date.today()}", machine(), setups, results)
+        seen_on = f"{machine()} torch has {args.threads} thread(s) in each system."
+        text = to_markdown(f"Serving, {date.today()}", seen_on, setups, results)
         (args.out / f"{name}.md").write_text(text)
-        (args.out / f"{name}.json").write_text(to_json(machine(), setups, results))
+        (args.out / f"{name}.json").write_text(to_json(seen_on, setups, results))
     print(text)
 
 

@@ -93,13 +93,19 @@ def read_counts(exposition: str) -> EngineCounts:
 
 
 @contextmanager
-def start(name: str, checkpoint: Path, folder: Path) -> Iterator[System]:
-    """The server `name` of PORTS with this one checkpoint; its log and files go to `folder`."""
+def start(name: str, checkpoint: Path, folder: Path, threads: int) -> Iterator[System]:
+    """The server `name` of PORTS with this one checkpoint and so many threads of torch; its log and files go
+    to `folder`."""
     key = secrets.token_urlsafe(16)
     command = [sys.executable, "-m", "benchmarks.baselines", name]
-    command += ["--checkpoint", str(checkpoint), "--port", str(PORTS[name])]
+    command += ["--checkpoint", str(checkpoint), "--port", str(PORTS[name]), "--threads", str(threads)]
     if name == "atelier":
-        command = [sys.executable, "-m", "deployments.serve", str(configure(folder, checkpoint, key))]
+        command = [
+            sys.executable,
+            "-m",
+            "deployments.serve",
+            str(configure(folder, checkpoint, key, threads)),
+        ]
     log = folder / f"{name}.log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -112,20 +118,20 @@ def start(name: str, checkpoint: Path, folder: Path) -> Iterator[System]:
 
 
 def environment() -> Mapping[str, str]:
-    """No cluster of somebody else's, and as many threads for everyone as the server itself decides."""
+    """No cluster of somebody else's, and no number of threads but the one that is given."""
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return {**inherited, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def configure(folder: Path, checkpoint: Path, key: str) -> Path:
+def configure(folder: Path, checkpoint: Path, key: str, threads: int) -> Path:
     """A configuration as `make serve` takes it."""
     keys, path = folder / "keys", folder / "config.yaml"
     keys.write_text(f"local {key}\n")
-    path.write_text(yaml.safe_dump(serve_config(keys, checkpoint)))
+    path.write_text(yaml.safe_dump(serve_config(keys, checkpoint, threads)))
     return path
 
 
-def serve_config(keys: Path, checkpoint: Path) -> dict[str, Any]:
+def serve_config(keys: Path, checkpoint: Path, threads: int) -> dict[str, Any]:
     gateway = {
         "name": "gateway",
         "route_prefix": "/",
@@ -142,7 +148,13 @@ def serve_config(keys: Path, checkpoint: Path) -> dict[str, Any]:
         "name": "bench",
         "route_prefix": None,
         "import_path": "deployments.app:build_checkpoint",
-        "args": {"name": "bench", "path": str(checkpoint), "num_cpus": 0.5, "max_rows": 32},
+        "args": {
+            "name": "bench",
+            "path": str(checkpoint),
+            "num_cpus": 0.5,
+            "cpu_threads": threads,
+            "max_rows": 32,
+        },
     }
     http = {"host": "127.0.0.1", "port": PORTS["atelier"]}
     return {"http_options": http, "applications": [gateway, replica]}

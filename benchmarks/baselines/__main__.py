@@ -12,9 +12,10 @@ def main() -> None:
     parser.add_argument("kind", choices=MODULES)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     args = parser.parse_args()
     module = importlib.import_module(f"benchmarks.baselines.{MODULES[args.kind]}")
-    module.serve(args.checkpoint.resolve(), args.port)
+    module.serve(args.checkpoint.resolve(), args.port, args.threads)
 
 
 if __name__ == "__main__":

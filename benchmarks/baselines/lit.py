@@ -22,12 +22,13 @@ Body = Mapping[str, Any]
 class Drawing(litserve.LitAPI):  # type: ignore[misc]
     """LitServe finds the methods by name and, in part, the arguments too."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, threads: int) -> None:
         super().__init__(max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT, api_path=PATH)
         self._checkpoint = checkpoint
+        self._threads = threads
 
     def setup(self, device: str) -> None:
-        self._pipeline = Pipeline(self._checkpoint)
+        self._pipeline = Pipeline(self._checkpoint, self._threads)
 
     def decode_request(self, request: Body) -> Body:
         return request
@@ -52,9 +53,9 @@ class Drawing(litserve.LitAPI):  # type: ignore[misc]
         return answer(output)
 
 
-def serve(checkpoint: Path, port: int) -> None:
+def serve(checkpoint: Path, port: int, threads: int) -> None:
     server = litserve.LitServer(
-        Drawing(checkpoint),
+        Drawing(checkpoint, threads),
         accelerator="cpu",
         devices=1,
         workers_per_device=1,

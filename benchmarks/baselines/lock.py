@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from benchmarks.baselines.pipeline import PATH, READY, Pipeline, answer, settings_of
 
 
-def serve(checkpoint: Path, port: int) -> None:
-    uvicorn.run(build(Pipeline(checkpoint)), host="127.0.0.1", port=port, log_level="warning")
+def serve(checkpoint: Path, port: int, threads: int) -> None:
+    uvicorn.run(build(Pipeline(checkpoint, threads)), host="127.0.0.1", port=port, log_level="warning")
 
 
 def build(pipeline: Pipeline) -> FastAPI:

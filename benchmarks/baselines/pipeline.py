@@ -1,7 +1,6 @@
 """diffusers' pipeline as every baseline calls it, with the weights, dtype and PNG code of the service."""
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +53,8 @@ class Pipeline:
     """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout. Not for two threads
     at once: a scheduler keeps the state of its call."""
 
-    def __init__(self, path: Path) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # Ray would leave it one
+    def __init__(self, path: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
         loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
         unet, vae, text_encoder = loaded.modules
         tokenizer = load_tokenizer()

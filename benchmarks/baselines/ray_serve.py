@@ -21,7 +21,6 @@ from benchmarks.baselines.pipeline import PATH, READY, Pipeline, answer, setting
 app = FastAPI()
 
 
-@ray_serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=1000)
 @ray_serve.ingress(app)
 class Ingress:
     def __init__(self, model: DeploymentHandle[Any]) -> None:
@@ -36,28 +35,29 @@ class Ingress:
         return answer(await self._model.generate.remote(body))
 
 
-@ray_serve.deployment(ray_actor_options={"num_cpus": 0.5}, max_ongoing_requests=1)
 class StableDiffusion:
-    def __init__(self, checkpoint: Path) -> None:
-        self._pipeline = Pipeline(checkpoint)
+    def __init__(self, checkpoint: Path, threads: int) -> None:
+        self._pipeline = Pipeline(checkpoint, threads)
 
     def generate(self, body: dict[str, Any]) -> Image.Image:
         (image,) = self._pipeline.draw(settings_of(body), [body])
         return image
 
 
-def serve(checkpoint: Path, port: int) -> None:
+def serve(checkpoint: Path, port: int, threads: int) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         "local",
-        num_cpus=os.cpu_count(),
+        num_cpus=2,  # one for each deployment
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
     )
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    ray_serve.run(Ingress.bind(StableDiffusion.bind(checkpoint)))
+    model = ray_serve.deployment(max_ongoing_requests=1)(StableDiffusion)
+    ingress = ray_serve.deployment(max_ongoing_requests=1000)(Ingress)
+    ray_serve.run(ingress.bind(model.bind(checkpoint, threads)))
     try:
         signal.pause()
     finally:
