@@ -25,7 +25,8 @@ format: $(READY)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: $(READY) ## this service, diffusers behind a lock and a fixed-window batcher, in one run
+bench: $(READY) ## this service, diffusers behind a lock, LitServe and Ray Serve's example in one run, 20 minutes
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.serving
 
 setup: $(READY)

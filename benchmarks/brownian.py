@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 import torchsde
 
-from benchmarks.serving import RESULTS, machine
+from benchmarks.machine import RESULTS, machine
 from engine.noise import Noise
 from engine.protocol import NOISE_SOURCES
 from engine.schedules import karras, scaled_linear

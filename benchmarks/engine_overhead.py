@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from benchmarks.serving import RESULTS, machine
+from benchmarks.machine import RESULTS, machine
 from engine.checkpoint import DTYPES, LoadedCheckpoint, assemble, load_checkpoint
 from engine.engine import Engine
 from engine.families import sd1

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
-from benchmarks.serving import RESULTS, machine
+from benchmarks.machine import RESULTS, machine
 from engine.checkpoint import DTYPES
 from engine.conditioning import Cond
 from engine.denoiser import Denoiser

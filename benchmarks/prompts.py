@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from benchmarks.serving import machine
+from benchmarks.machine import machine
 from engine.prompts import Timeline, parse
 from engine.protocol import MAX_PROMPT_CHARS, InvalidJob
 

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.engine_overhead import full_size, jobs
-from benchmarks.serving import RESULTS, machine
+from benchmarks.machine import RESULTS, machine
 from engine.checkpoint import DTYPES, LoadedCheckpoint, assemble, load_checkpoint, make_strict
 from engine.engine import Engine
 from engine.protocol import Job

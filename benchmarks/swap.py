@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.engine_overhead import full_size
-from benchmarks.serving import RESULTS, machine
+from benchmarks.machine import RESULTS, machine
 from engine.checkpoint import load_checkpoint, swap_checkpoint
 from engine.weights import Digests
 from tools.ldm_layout import export_ldm

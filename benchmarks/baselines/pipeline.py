@@ -1,0 +1,92 @@
+"""diffusers' pipeline as every baseline calls it, with the weights, dtype and PNG code of the service."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+
+from engine import checkpoint, codec
+from engine.tokenizer import load_tokenizer
+
+PATH = "/sdapi/v1/txt2img"
+READY = "/health/ready"
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+MULTISTEP = {**BETAS, "use_karras_sigmas": True, "final_sigmas_type": "zero"}
+
+SCHEDULERS: Mapping[str, Any] = {
+    "Euler": lambda: diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="linspace"),
+    "Euler a": lambda: diffusers.EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="linspace"),
+    "Heun": lambda: diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="linspace"),
+    "DPM++ 2M Karras": lambda: diffusers.DPMSolverMultistepScheduler(**MULTISTEP),
+    "DPM++ 2M SDE Karras": lambda: diffusers.DPMSolverMultistepScheduler(
+        **MULTISTEP, algorithm_type="sde-dpmsolver++"
+    ),
+    "DDIM": lambda: diffusers.DDIMScheduler(
+        **BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What requests must agree on to share a pipeline call."""
+
+    sampler_name: str
+    steps: int
+    cfg_scale: float
+    width: int
+    height: int
+
+
+def settings_of(body: Mapping[str, Any]) -> Settings:
+    return Settings(**{name: body[name] for name in Settings.__dataclass_fields__})
+
+
+class Pipeline:
+    """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout. Not for two threads
+    at once: a scheduler keeps the state of its call."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
+        unet, vae, text_encoder = loaded.modules
+        tokenizer = load_tokenizer()
+        tokenizer.model_max_length = 77
+        tokenizer.pad_token = "<|endoftext|>"
+        self._pipeline = diffusers.StableDiffusionPipeline(
+            unet=unet,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            scheduler=SCHEDULERS["Euler"](),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def draw(self, settings: Settings, bodies: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
+        """One call of the pipeline for all of them."""
+        self._pipeline.scheduler = SCHEDULERS[settings.sampler_name]()
+        images: list[Image.Image] = self._pipeline(
+            [body["prompt"] for body in bodies],
+            negative_prompt=[body.get("negative_prompt", "") for body in bodies],
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.cfg_scale,
+            width=settings.width,
+            height=settings.height,
+            generator=[torch.Generator().manual_seed(body["seed"]) for body in bodies],
+        ).images
+        return images
+
+
+def answer(image: Image.Image) -> dict[str, Any]:
+    """The part of txt2img's response that is compared."""
+    return {"images": [base64.b64encode(codec.png(np.asarray(image), "")).decode()]}
