@@ -18,14 +18,14 @@ PACKAGES = ("diffusers", "litserve", "ray")
 class Setup:
     """What was found out of a model before the load.
 
-    `psnr` is the smallest in dB between our picture and a baseline's, NaN if that was not checked;
-    `unloaded` the median seconds of each kind of request alone, by system.
+    `psnr` is the smallest in dB between our picture and a baseline's, None if that was not checked;
+    `capacity` the lock's pictures a second, 0 if no workload goes by it; `unloaded` the median seconds of each kind of request alone, by system.
     """
 
     model: str
     about: str
     size: int
-    psnr: float
+    psnr: float | None
     capacity: float
     unloaded: Mapping[str, Mapping[str, float]]
 
@@ -68,7 +68,7 @@ def to_markdown(title: str, machine: str, setups: Sequence[Setup], results: Sequ
 
 
 def check(setup: Setup) -> str:
-    if setup.psnr != setup.psnr:
+    if setup.psnr is None:
         return "Output not checked."
     return (
         f"Output check: our picture against each baseline's, same seed, Euler, at least {setup.psnr:.1f} dB."
@@ -82,6 +82,7 @@ def load_tables(results: Sequence[Measurement]) -> Iterator[str]:
             yield from (f"Level {level:g}:", "")
         yield from load_table(systems)
         yield ""
+        yield from kinds_list(systems)
     if results[0].workload == "disconnects":
         stay, leave = by_level.values()
         for name, runs in leave.items():
@@ -115,7 +116,6 @@ def load_table(systems: Mapping[str, Sequence[Measurement]]) -> Iterator[str]:
             *engine_cells(runs),
         ]
         yield f"| {' | '.join(cells)} |"
-    yield from kinds_list(systems)
 
 
 def against(runs: Sequence[Measurement], reference: Sequence[Measurement]) -> str:
@@ -144,7 +144,7 @@ def kinds_list(systems: Mapping[str, Sequence[Measurement]]) -> Iterator[str]:
         kinds = sorted({kind for kind, _ in latencies} - {""})
         p99 = [f"{kind} {percentile([s for k, s in latencies if k == kind], 0.99):.2f} s" for kind in kinds]
         if p99:
-            yield from ("", f"* {name}: p99 {', '.join(p99)}")
+            yield f"* {name}: p99 {', '.join(p99)}"
 
 
 def slo_table(results: Sequence[Measurement], setup: Setup) -> Iterator[str]:
