@@ -19,7 +19,8 @@ class Setup:
     """What was found out of a model before the load.
 
     `psnr` is the smallest in dB between our picture and a baseline's, None if that was not checked;
-    `capacity` the lock's pictures a second, 0 if no workload goes by it; `unloaded` the median seconds of each kind of request alone, by system.
+    `capacity` the lock's pictures a second, 0 if no workload goes by it; `unloaded`
+    the median seconds of each kind of request alone, by system.
     """
 
     model: str
@@ -78,16 +79,16 @@ def check(setup: Setup) -> str:
 def load_tables(results: Sequence[Measurement]) -> Iterator[str]:
     by_level = {level: by_system(results, level) for level in dict.fromkeys(m.level for m in results)}
     for level, systems in by_level.items():
-        if len(by_level) > 1:
-            yield from (f"Level {level:g}:", "")
+        if level_is := WORKLOADS[results[0].workload].level_is:
+            yield from (f"{level:.0%} {level_is}:", "")
         yield from load_table(systems)
         yield ""
         yield from kinds_list(systems)
     if results[0].workload == "disconnects":
         stay, leave = by_level.values()
         for name, runs in leave.items():
-            more = ratio([m.cpu_per_picture for m in stay[name]], [m.cpu_per_picture for m in runs])
-            yield f"* {name}: {1 - more.value:.0%} of the CPU-seconds wasted on those who left"
+            needed = ratio([m.cpu_per_picture for m in stay[name]], [m.cpu_per_picture for m in runs])
+            yield f"* {name}: {1 - needed.value:.0%} of the CPU-seconds wasted on those who left"
 
 
 def by_system(results: Sequence[Measurement], level: float) -> dict[str, list[Measurement]]:

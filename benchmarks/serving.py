@@ -52,7 +52,7 @@ PACED = {"slo", "burst", "disconnects"}
 
 
 async def check_output(systems: Sequence[System], size: int) -> float | None:
-    """The smallest PSNR in dB of our picture against a baseline's, of one Euler request; None without both."""
+    """The smallest PSNR in dB of our picture against a baseline's, by Euler; None without both."""
     body = request(random.Random(99), size).body
     pictures = {}
     for system in systems:
@@ -133,7 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stand-in", "demo"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["mixed", "uniform"])
     parser.add_argument("--systems", nargs="+", choices=PORTS, default=list(PORTS))
-    parser.add_argument("--requests", type=int, default=24, help="of each workload in each repeat")
+    parser.add_argument("--requests", type=int, default=20, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
