@@ -14,8 +14,9 @@ from benchmarks.workloads import Request
 
 PATH = "/sdapi/v1/txt2img"
 TIMEOUT_SECONDS = 1200
+IDLE_SECONDS = 0.25
 IDLE_CORES = 0.3
-"""A system that computes less than this has no request left. Ray alone takes up to half of it."""
+"""A system that computes less than this for so long has no request left. Ray alone takes up to half of it."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,6 @@ async def idle(system: System) -> None:
     """Wait until nothing is left of the requests whose clients have gone."""
     while True:
         cpu = system.cpu_seconds()
-        await asyncio.sleep(1)
-        if system.cpu_seconds() - cpu < IDLE_CORES:
+        await asyncio.sleep(IDLE_SECONDS)
+        if system.cpu_seconds() - cpu < IDLE_CORES * IDLE_SECONDS:
             return

@@ -18,14 +18,15 @@ PACKAGES = ("diffusers", "litserve", "ray")
 class Setup:
     """What was found out of a model before the load.
 
-    `psnr` is the smallest in dB between our picture and a baseline's, NaN if that was not checked;
-    `unloaded` the median seconds of each kind of request alone, by system.
+    `psnr` is the smallest in dB between our picture and a baseline's, None if that was not checked;
+    `capacity` the lock's pictures a second, 0 if no workload goes by it; `unloaded`
+    the median seconds of each kind of request alone, by system.
     """
 
     model: str
     about: str
     size: int
-    psnr: float
+    psnr: float | None
     capacity: float
     unloaded: Mapping[str, Mapping[str, float]]
 
@@ -68,7 +69,7 @@ def to_markdown(title: str, machine: str, setups: Sequence[Setup], results: Sequ
 
 
 def check(setup: Setup) -> str:
-    if setup.psnr != setup.psnr:
+    if setup.psnr is None:
         return "Output not checked."
     return (
         f"Output check: our picture against each baseline's, same seed, Euler, at least {setup.psnr:.1f} dB."
@@ -78,15 +79,16 @@ def check(setup: Setup) -> str:
 def load_tables(results: Sequence[Measurement]) -> Iterator[str]:
     by_level = {level: by_system(results, level) for level in dict.fromkeys(m.level for m in results)}
     for level, systems in by_level.items():
-        if len(by_level) > 1:
-            yield from (f"Level {level:g}:", "")
+        if level_is := WORKLOADS[results[0].workload].level_is:
+            yield from (f"{level:.0%} {level_is}:", "")
         yield from load_table(systems)
         yield ""
+        yield from kinds_list(systems)
     if results[0].workload == "disconnects":
         stay, leave = by_level.values()
         for name, runs in leave.items():
-            more = ratio([m.cpu_per_picture for m in stay[name]], [m.cpu_per_picture for m in runs])
-            yield f"* {name}: {1 - more.value:.0%} of the CPU-seconds wasted on those who left"
+            needed = ratio([m.cpu_per_picture for m in stay[name]], [m.cpu_per_picture for m in runs])
+            yield f"* {name}: {1 - needed.value:.0%} of the CPU-seconds wasted on those who left"
 
 
 def by_system(results: Sequence[Measurement], level: float) -> dict[str, list[Measurement]]:
@@ -115,7 +117,6 @@ def load_table(systems: Mapping[str, Sequence[Measurement]]) -> Iterator[str]:
             *engine_cells(runs),
         ]
         yield f"| {' | '.join(cells)} |"
-    yield from kinds_list(systems)
 
 
 def against(runs: Sequence[Measurement], reference: Sequence[Measurement]) -> str:
@@ -144,7 +145,7 @@ def kinds_list(systems: Mapping[str, Sequence[Measurement]]) -> Iterator[str]:
         kinds = sorted({kind for kind, _ in latencies} - {""})
         p99 = [f"{kind} {percentile([s for k, s in latencies if k == kind], 0.99):.2f} s" for kind in kinds]
         if p99:
-            yield from ("", f"* {name}: p99 {', '.join(p99)}")
+            yield f"* {name}: p99 {', '.join(p99)}"
 
 
 def slo_table(results: Sequence[Measurement], setup: Setup) -> Iterator[str]:

@@ -22,6 +22,7 @@ import platform
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import date
@@ -40,16 +41,18 @@ from benchmarks.systems import PORTS, System, start
 from benchmarks.workloads import NOT_YET, SLO_KINDS, WORKLOADS, Traffic, mixed, of_kind, request
 
 WARM_UP = 8
+CAPACITY_SAMPLE = 32
+"""Requests; steps differ so much that the mean of fewer would be a matter of luck."""
 ALONE = 3
 """How often each kind of request is timed alone."""
 LEAST_PSNR = 40.0
 """dB. Systems whose pictures differ by more than this do not do the same work."""
 PACED = {"slo", "burst", "disconnects"}
-"""Workloads that go by the lock's capacity."""
+"""Workloads that go by the lock's capacity, or by that of the first system if the lock is not there."""
 
 
-async def check_output(systems: Sequence[System], size: int) -> float:
-    """The smallest PSNR in dB of our picture against a baseline's, of one Euler request; NaN without both."""
+async def check_output(systems: Sequence[System], size: int) -> float | None:
+    """The smallest PSNR in dB of our picture against a baseline's, by Euler; None without both."""
     body = request(random.Random(99), size).body
     pictures = {}
     for system in systems:
@@ -58,7 +61,7 @@ async def check_output(systems: Sequence[System], size: int) -> float:
         png = base64.b64decode(answer.raise_for_status().json()["images"][0])
         pictures[system.name] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
     if "atelier" not in pictures or len(pictures) == 1:
-        return math.nan
+        return None
     ours = pictures.pop("atelier")
     worst = max(float(((ours - theirs) ** 2).mean()) for theirs in pictures.values())
     psnr = 10 * math.log10(255**2 / max(worst, 1e-9))
@@ -70,16 +73,19 @@ async def check_output(systems: Sequence[System], size: int) -> float:
 async def prepare(systems: Sequence[System], model: Model, args: argparse.Namespace) -> Setup:
     """Warm up, check the output, and measure what the workloads are set by, the lock's capacity first."""
     psnr = await check_output(systems, model.size)
-    traffic = Traffic(model.size, WARM_UP, seed=0, capacity=0)
-    phase = Phase(model.name, "mixed", 1, 0, list(mixed(traffic)), WARM_UP)
-    with tqdm(total=WARM_UP * len(systems), desc=f"{model.name}: warm-up", unit="picture") as bar:
-        seen = [await measure(system, phase, bar) for system in systems]
+    requests = list(mixed(Traffic(model.size, CAPACITY_SAMPLE, seed=0, capacity=0)))
+    capacity = 0.0
     unloaded: dict[str, dict[str, float]] = {}
-    if PACED & set(args.workload):
-        seen = [await measure(systems[0], phase, bar)]
+    with tqdm(desc=f"{model.name}: warm-up", unit="picture") as bar:
+        for system in systems:
+            await drive(system, requests[:WARM_UP], WARM_UP, bar)
+        if PACED & set(args.workload):
+            began = time.monotonic()
+            await drive(systems[0], requests, WARM_UP, bar)
+            capacity = CAPACITY_SAMPLE / (time.monotonic() - began)
     if "slo" in args.workload:
         unloaded = {system.name: await alone(system, model) for system in systems}
-    return Setup(model.name, model.about, model.size, psnr, seen[0].pictures_per_second, unloaded)
+    return Setup(model.name, model.about, model.size, psnr, capacity, unloaded)
 
 
 async def alone(system: System, model: Model) -> dict[str, float]:
@@ -127,7 +133,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stand-in", "demo"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["mixed", "uniform"])
     parser.add_argument("--systems", nargs="+", choices=PORTS, default=list(PORTS))
-    parser.add_argument("--requests", type=int, default=24, help="of each workload in each repeat")
+    parser.add_argument("--requests", type=int, default=20, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
@@ -149,7 +155,7 @@ def main() -> None:
             ]
             setups.append(asyncio.run(prepare(systems, model, args)))
             results += asyncio.run(run(systems, model, setups[-1], args))
-        seen_on = f"{machine()} torch has {args.threads} thread(s) in each system."
+        seen_on = f"{machine()} Threads of torch in each system: {args.threads}."
         text = to_markdown(f"Serving, {date.today()}", seen_on, setups, results)
         (args.out / f"{name}.md").write_text(text)
         (args.out / f"{name}.json").write_text(to_json(seen_on, setups, results))

@@ -118,9 +118,16 @@ def start(name: str, checkpoint: Path, folder: Path, threads: int) -> Iterator[S
 
 
 def environment() -> Mapping[str, str]:
-    """No cluster of somebody else's, and no number of threads but the one that is given."""
+    """No cluster of somebody else's, no threads but as many as are given, and equal priority: Ray's
+    workers, ours too, would run at nice 15 and lose to whatever else the machine does."""
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return {**inherited, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return {
+        **inherited,
+        "RAY_ADDRESS": "local",
+        "RAY_worker_niceness": "0",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def configure(folder: Path, checkpoint: Path, key: str, threads: int) -> Path:

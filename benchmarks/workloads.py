@@ -62,6 +62,7 @@ class Workload:
     requests: Callable[[Traffic], Iterator[Request]]
     clients: int | None
     levels: tuple[float, ...] = (1.0,)
+    level_is: str = ""
 
 
 def request(rng: random.Random, size: int, **settings: Any) -> Request:
@@ -152,10 +153,15 @@ WORKLOADS: Mapping[str, Workload] = {
     "uniform": Workload(uniform, clients=16),
     "mixed": Workload(mixed, clients=16),
     "sizes": Workload(sizes, clients=16),
-    "slo": Workload(slo, clients=None, levels=(0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)),
+    "slo": Workload(
+        slo,
+        clients=None,
+        levels=(0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0),
+        level_is="of the lock's capacity",
+    ),
     "short-beside-long": Workload(short_beside_long, clients=8),
-    "burst": Workload(burst, clients=None, levels=(0.5,)),
-    "disconnects": Workload(disconnects, clients=16, levels=(0.0, 0.3)),
+    "burst": Workload(burst, clients=None, levels=(0.5,), level_is="of the lock's capacity beside the burst"),
+    "disconnects": Workload(disconnects, clients=16, levels=(0.0, 0.3), level_is="of the clients leave"),
 }
 
 NOT_YET: Mapping[str, str] = {

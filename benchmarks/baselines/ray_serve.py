@@ -1,13 +1,14 @@
 """Ray Serve as its Stable Diffusion tutorial has it: an ingress deployment, and one with the pipeline.
 
 https://docs.ray.io/en/latest/serve/tutorials/stable-diffusion.html, on a CPU, without autoscaling (one
-machine), and with one call at a time: Serve runs plain methods in threads, up to five at once, and a
-pipeline is not made for two.
+machine), and with a lock: Serve runs plain methods in threads, up to five at once, and a pipeline is not made
+for two. With one at a time by `max_ongoing_requests` instead it would idle between calls, in the router.
 """
 
 import os
 import signal
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import ray
@@ -38,9 +39,11 @@ class Ingress:
 class StableDiffusion:
     def __init__(self, checkpoint: Path, threads: int) -> None:
         self._pipeline = Pipeline(checkpoint, threads)
+        self._lock = Lock()
 
     def generate(self, body: dict[str, Any]) -> Image.Image:
-        (image,) = self._pipeline.draw(settings_of(body), [body])
+        with self._lock:
+            (image,) = self._pipeline.draw(settings_of(body), [body])
         return image
 
 
@@ -55,7 +58,7 @@ def serve(checkpoint: Path, port: int, threads: int) -> None:
         _node_ip_address="127.0.0.1",
     )
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    model = ray_serve.deployment(max_ongoing_requests=1)(StableDiffusion)
+    model = ray_serve.deployment(name="StableDiffusion")(StableDiffusion)
     ingress = ray_serve.deployment(max_ongoing_requests=1000)(Ingress)
     ray_serve.run(ingress.bind(model.bind(checkpoint, threads)))
     try:
