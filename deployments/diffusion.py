@@ -42,15 +42,15 @@ class Diffusion:
         from engine.engine import Engine
         from engine.worker import Worker
 
-        if config.torch_device == "cpu":
-            torch.set_num_threads(config.cpu_threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(1)  # here and in threads that prepare; the engine's has its own team
         library = _library(config)
         self._config = config
         self._library = library
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica)
         engine = Engine(library.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
-        self._worker = Worker(engine, library)
+        threads = config.cpu_threads or len(os.sched_getaffinity(0))
+        self._worker = Worker(engine, library, cpu_threads=threads if config.torch_device == "cpu" else None)
         self._worker.start()
 
     async def run(self, job: Job) -> JobResult:

@@ -47,6 +47,7 @@ RAY_SETTINGS = {
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_worker_niceness": "0",  # Ray's own is 15: whatever else runs on the machine would come first
 }
 
 

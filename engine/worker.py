@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
+
 from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
@@ -52,13 +54,22 @@ class Worker:
     """`await worker.run(job)` from any event loop; start and stop it once.
 
     `library` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
+    `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes.
     """
 
-    def __init__(self, engine: Engine, library: Library | None = None, *, png_threads: int = 2) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        library: Library | None = None,
+        *,
+        png_threads: int = 2,
+        cpu_threads: int | None = None,
+    ) -> None:
         self._engine = engine
         self._library = library or Library(engine.checkpoint)
         self._inbox: queue.SimpleQueue[tuple[str, _Ticket]] = queue.SimpleQueue()
         self._tickets: dict[int, _Ticket] = {}
+        self._cpu_threads = cpu_threads
         self._codec = ThreadPoolExecutor(png_threads, thread_name_prefix="png")
         self._preparing = ThreadPoolExecutor(PREPARING, thread_name_prefix="prepare")
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -121,6 +132,8 @@ class Worker:
         self._preparing.shutdown(wait=False)
 
     def _loop(self) -> None:
+        if self._cpu_threads:
+            torch.set_num_threads(self._cpu_threads)  # of this thread's own team: OpenMP's, not the process's
         try:
             while not self._stopping.is_set():
                 self._beat = time.monotonic()

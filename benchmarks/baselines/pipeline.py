@@ -57,6 +57,8 @@ class Pipeline:
         torch.set_num_threads(threads)
         loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
         unet, vae, text_encoder = loaded.modules
+        for layer in unet.modules():
+            vars(layer).pop("forward", None)  # attention is diffusers' own here
         tokenizer = load_tokenizer()
         tokenizer.model_max_length = 77
         tokenizer.pad_token = "<|endoftext|>"

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
+import torch
 from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint
@@ -124,3 +125,16 @@ async def test_heartbeat_stays_fresh_while_idle_and_ages_while_stuck(checkpoint:
     stuck.set()
     await call
     await worker.stop()
+
+
+async def test_only_the_engines_own_thread_computes_with_more_threads(checkpoint: LoadedCheckpoint) -> None:
+    """OpenMP has a team for each thread that computes, and they get into each other's way."""
+    seen: list[int] = []
+    before = torch.get_num_threads()
+    engine = Engine(checkpoint, on_step=lambda stats: seen.append(torch.get_num_threads()))
+    worker = Worker(engine, cpu_threads=before + 1)
+    worker.start()
+    await worker.run(make_job())
+    await worker.stop()
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
