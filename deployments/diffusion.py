@@ -24,7 +24,7 @@ from engine.protocol import (
 
 if TYPE_CHECKING:  # torch is for replicas alone
     from engine.checkpoint import LoadedCheckpoint
-    from engine.library import Library
+    from engine.registry import Registry
 
 logger = logging.getLogger("ray.serve")
 
@@ -43,14 +43,14 @@ class Diffusion:
         from engine.worker import Worker
 
         torch.set_num_threads(1)  # here and in threads that prepare; the engine's has its own team
-        library = _library(config)
+        registry = _registry(config)
         self._config = config
-        self._library = library
+        self._registry = registry
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica)
-        engine = Engine(library.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
+        engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
         threads = config.cpu_threads or len(os.sched_getaffinity(0))
-        self._worker = Worker(engine, library, cpu_threads=threads if config.torch_device == "cpu" else None)
+        self._worker = Worker(engine, registry, cpu_threads=threads if config.torch_device == "cpu" else None)
         self._worker.start()
 
     async def run(self, job: Job) -> JobResult:
@@ -64,23 +64,23 @@ class Diffusion:
 
     def describe(self) -> Checkpoint:
         return Checkpoint(
-            name=self._config.name, filename=self._config.path.name, sha256=self._library.own.sha256
+            name=self._config.name, filename=self._config.path.name, sha256=self._registry.own.sha256
         )
 
     def loras(self) -> list[LoraFile]:
-        return self._library.own.loras.listing()
+        return self._registry.own.loras.listing()
 
     def embeddings(self) -> list[EmbeddingFile]:
-        return self._library.own.embeddings.listing()
+        return self._registry.own.embeddings.listing()
 
     async def refresh_loras(self) -> None:
-        await asyncio.to_thread(self._library.own.loras.refresh)
+        await asyncio.to_thread(self._registry.own.loras.refresh)
 
     async def vaes(self) -> list[VaeFile]:
-        return await asyncio.to_thread(self._library.vaes.listing)
+        return await asyncio.to_thread(self._registry.vaes.listing)
 
     async def upscalers(self) -> list[UpscalerFile]:
-        return await asyncio.to_thread(self._library.upscalers.listing)
+        return await asyncio.to_thread(self._registry.upscalers.listing)
 
     def metrics_text(self) -> str:
         running, waiting = self._worker.load
@@ -94,11 +94,11 @@ class Diffusion:
             _give_up(f"a step has taken {age:.0f} s")
 
 
-def _library(config: CheckpointConfig) -> "Library":
+def _registry(config: CheckpointConfig) -> "Registry":
     from engine.checkpoint import load_checkpoint, make_strict, swap_checkpoint
     from engine.companions import Companions
-    from engine.library import Library
     from engine.lora.store import LoraSettings
+    from engine.registry import Registry
     from engine.upscalers.store import UpscalerSettings, UpscalerStore
     from engine.vae import VaeStore
     from engine.weights import Digests
@@ -128,7 +128,7 @@ def _library(config: CheckpointConfig) -> "Library":
         max_bytes=config.companions_memory_mb * MIB,
     )
     upscalers = UpscalerSettings(folder=config.upscalers_dir, max_bytes=config.upscalers_memory_mb * MIB)
-    return Library(
+    return Registry(
         own,
         config.name,
         companions,

@@ -14,11 +14,11 @@ import torch
 
 from engine.batcher import Batcher, Waiting
 from engine.checkpoint import LoadedCheckpoint
-from engine.library import Library
 from engine.ops import Operation, Picture, second_try
 from engine.prepared import Prepared
 from engine.programs import Program, draw
 from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
+from engine.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Engine:
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
-        prepared = prepared or Prepared.of(job, Library(self.checkpoint))
+        prepared = prepared or Prepared.of(job, Registry(self.checkpoint))
         program = self._program(job, prepared)
         try:
             operation = next(program)

@@ -7,10 +7,10 @@ from typing import Self
 from engine.checkpoint import LoadedCheckpoint
 from engine.images import Canvas
 from engine.infotext import hashes
-from engine.library import Library
 from engine.lora.job import NO_LORAS, JobLoras, job_loras, names_loras
 from engine.prompts.networks import take_networks
 from engine.protocol import LATENT_UPSCALERS, InvalidJob, Job, LoraError, Refiner
+from engine.registry import Registry
 from engine.upscalers.job import job_upscaler
 from engine.upscalers.upscaler import Upscaler
 from engine.vae import Vae
@@ -53,20 +53,20 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, job: Job, library: Library) -> Self:
+    def of(cls, job: Job, registry: Registry) -> Self:
         """Slow where a picture is to be read, or a LoRA or a checkpoint to be loaded: seconds.
 
         Raises InvalidJob for what is not there, cannot be read or does not go together; LoraError for a LoRA
         that cannot be used and, where the store is strict, for an unknown name; UpscalerError for an upscaler
         that is unknown or cannot be used.
         """
-        vae = library.vaes.get(job.vae) if job.vae else None
+        vae = registry.vaes.get(job.vae) if job.vae else None
         made = cls(
-            first=_models(job, library, vae, "prompt"),
-            second=_models(job.second_pass(), library, vae, "hr_prompt") if job.hires else (),
+            first=_models(job, registry, vae, "prompt"),
+            second=_models(job.second_pass(), registry, vae, "hr_prompt") if job.hires else (),
             vae=vae,
             canvas=Canvas.of(job),
-            upscaler=job_upscaler(job, library.upscalers),
+            upscaler=job_upscaler(job, registry.upscalers),
         )
         _check_latents(job, made)
         warnings = [warning for model in made.models() for warning in model.loras.warnings]
@@ -84,20 +84,20 @@ class Prepared:
         return hashes({k: v for model in self.models() for k, v in model.loras.hashes.items()})
 
 
-def _models(job: Job, library: Library, vae: Vae | None, field: str) -> Models:
+def _models(job: Job, registry: Registry, vae: Vae | None, field: str) -> Models:
     """Of one pass."""
-    own, lease = library.checkpoint(job.checkpoint, "hr_checkpoint_name")
-    if vae is not None and own.kind.family.latent_scale == library.own.kind.family.latent_scale:
+    own, lease = registry.checkpoint(job.checkpoint, "hr_checkpoint_name")
+    if vae is not None and own.kind.family.latent_scale == registry.own.kind.family.latent_scale:
         own = replace(own, encoder=vae.encoder, decoder=vae.decoder)
     model = Model(own, job_loras(job, own.loras, field), lease)
     if job.refiner is None:
         return (model,)
-    return model, _refiner(job, job.refiner, library)
+    return model, _refiner(job, job.refiner, registry)
 
 
-def _refiner(job: Job, refiner: Refiner, library: Library) -> Model:
+def _refiner(job: Job, refiner: Refiner, registry: Registry) -> Model:
     """With the LoRAs of the prompt, unless they are not for such a checkpoint."""
-    checkpoint, lease = library.checkpoint(refiner.checkpoint, "refiner_checkpoint")
+    checkpoint, lease = registry.checkpoint(refiner.checkpoint, "refiner_checkpoint")
     try:
         loras = job_loras(job, checkpoint.loras)
     except LoraError as error:

@@ -15,9 +15,9 @@ from engine import codec
 from engine.engine import Engine, Finished, Row
 from engine.images import Picture
 from engine.infotext import completed
-from engine.library import Library
 from engine.prepared import Prepared, is_quick
 from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
+from engine.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,20 @@ class _Ticket:
 class Worker:
     """`await worker.run(job)` from any event loop; start and stop it once.
 
-    `library` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
+    `registry` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
     `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes.
     """
 
     def __init__(
         self,
         engine: Engine,
-        library: Library | None = None,
+        registry: Registry | None = None,
         *,
         png_threads: int = 2,
         cpu_threads: int | None = None,
     ) -> None:
         self._engine = engine
-        self._library = library or Library(engine.checkpoint)
+        self._registry = registry or Registry(engine.checkpoint)
         self._inbox: queue.SimpleQueue[tuple[str, _Ticket]] = queue.SimpleQueue()
         self._tickets: dict[int, _Ticket] = {}
         self._cpu_threads = cpu_threads
@@ -106,9 +106,9 @@ class Worker:
     async def _prepared(self, job: Job) -> Prepared:
         """In a thread of its own where something has to be read or loaded."""
         if is_quick(job):
-            return Prepared.of(job, self._library)
+            return Prepared.of(job, self._registry)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._preparing, Prepared.of, job, self._library)
+        return await loop.run_in_executor(self._preparing, Prepared.of, job, self._registry)
 
     def heartbeat_age(self) -> float:
         """Seconds since the engine's thread last came round; being idle counts as coming round."""

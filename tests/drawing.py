@@ -9,20 +9,20 @@ from PIL import Image
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
 from engine.images import Picture
-from engine.library import Library
 from engine.prepared import Prepared
 from engine.protocol import Hires, InitImage, Job, Mask, StepStats
+from engine.registry import Registry
 from tests.pictures import png
 
 
 def drawn(
-    checkpoint: LoadedCheckpoint, *jobs: Job, library: Library | None = None
+    checkpoint: LoadedCheckpoint, *jobs: Job, registry: Registry | None = None
 ) -> tuple[list[Picture], list[StepStats]]:
     """The finished pictures of jobs that run together, and the steps that were made."""
-    library = library or Library(checkpoint)
+    registry = registry or Registry(checkpoint)
     steps: list[StepStats] = []
     engine = Engine(checkpoint, max_rows=64, on_step=steps.append)
-    prepared = [Prepared.of(job, library) for job in jobs]
+    prepared = [Prepared.of(job, registry) for job in jobs]
     rows = [engine.add(job, each) for job, each in zip(jobs, prepared, strict=True)]
     done: dict[int, Picture] = {}
     while len(engine):

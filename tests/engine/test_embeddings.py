@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        library = load_embeddings(folder, WIDTH)
+        embeddings = load_embeddings(folder, WIDTH)
     for name, reason in {
         "sdxl": "is left out: its width is 1312, the checkpoint's 32",
         "wide": "is left out: its width is 768, the checkpoint's 32",
@@ -86,7 +86,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(
         assert f"embedding {name!r} {reason}" in caplog.text
     assert "pickle" not in caplog.text
     assert str(folder) not in caplog.text
-    skipped = [file for file in library.listing() if not file.usable]
+    skipped = [file for file in embeddings.listing() if not file.usable]
     assert [(file.name, file.width, file.vectors) for file in skipped] == [
         ("sdxl", 1312, 2),
         ("wide", 768, 1),
@@ -140,8 +140,8 @@ class RecordingEncoder:
 def test_vectors_stand_behind_the_token_that_begins_a_chunk() -> None:
     encoder = RecordingEncoder()
     learnt = vectors(2)
-    library = Embeddings({"thing": learnt}, {})
-    Conditioner([encoder], TOKENIZER, torch.device("cpu"), embeddings=library)(
+    embeddings = Embeddings({"thing": learnt}, {})
+    Conditioner([encoder], TOKENIZER, torch.device("cpu"), embeddings=embeddings)(
         [parse_emphasis("a thing BREAK thing")], 1
     )
     assert [(row, position) for row, position, _ in encoder.vectors] == [(0, 2), (0, 3), (1, 1), (1, 2)]

@@ -14,10 +14,10 @@ from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
 from engine.enlarge import enlarged
 from engine.images import Picture
-from engine.library import Library
 from engine.ops import Operation, Resize, Upscale
 from engine.prepared import Prepared
 from engine.protocol import InvalidJob, Job, NotFinite, UpscalerError
+from engine.registry import Registry
 from engine.upscalers.store import UpscalerSettings, UpscalerStore
 from engine.upscalers.tiles import spans
 from engine.upscalers.upscaler import Upscaler
@@ -46,14 +46,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def having(checkpoint: LoadedCheckpoint, folder: Path) -> Library:
+def having(checkpoint: LoadedCheckpoint, folder: Path) -> Registry:
     """The tiny checkpoint, with upscalers."""
     store = UpscalerStore(UpscalerSettings(folder=folder), device=CPU, dtype=torch.float32)
-    return Library(checkpoint, upscalers=store)
+    return Registry(checkpoint, upscalers=store)
 
 
 @pytest.fixture
-def by(having: Library) -> Callable[[str], Upscaler]:
+def by(having: Registry) -> Callable[[str], Upscaler]:
     def by(name: str) -> Upscaler:
         upscaler = having.upscalers.get(name)
         assert upscaler is not None
@@ -148,25 +148,25 @@ def hires_job(upscaler: str, **changes: Any) -> Job:
 
 
 @pytest.mark.parametrize("name", ["1x", "2x", "4x", "8x"])
-def test_networks_enlarge_in_the_hires_fix(having: Library, name: str) -> None:
-    (drawn_by_it, plain), steps = drawn(having.own, hires_job(name), hires_job("Lanczos"), library=having)
+def test_networks_enlarge_in_the_hires_fix(having: Registry, name: str) -> None:
+    (drawn_by_it, plain), steps = drawn(having.own, hires_job(name), hires_job("Lanczos"), registry=having)
     assert drawn_by_it.shape == (128, 128, 3)
     assert np.abs(drawn_by_it.astype(int) - plain.astype(int)).max() > 8
     assert sum(step.operation == "upscale" for step in steps) == 1
 
 
-def test_strangers_do_not_change_what_a_network_makes(having: Library) -> None:
+def test_strangers_do_not_change_what_a_network_makes(having: Registry) -> None:
     jobs = [hires_job("4x", seed=1), hires_job("4x", seed=2), hires_job("2x", seed=1), hires_job("Latent")]
-    together, steps = drawn(having.own, *jobs, library=having)
+    together, steps = drawn(having.own, *jobs, registry=having)
     for job, picture in zip(jobs, together, strict=True):
         assert (
-            np.abs(picture.astype(int) - drawn(having.own, job, library=having)[0][0].astype(int)).max() <= 1
+            np.abs(picture.astype(int) - drawn(having.own, job, registry=having)[0][0].astype(int)).max() <= 1
         )
     assert {step.jobs for step in steps if step.operation == "upscale"} == {1}
     assert max(step.jobs for step in steps if step.operation == "evaluate") == 4
 
 
-def test_a_network_that_diverges_fails_its_own_row_only(having: Library) -> None:
+def test_a_network_that_diverges_fails_its_own_row_only(having: Registry) -> None:
     engine = Engine(having.own)
     jobs = [hires_job(name, id=name) for name in ("wild", "2x")]
     rows = [engine.add(job, Prepared.of(job, having)) for job in jobs]
@@ -189,7 +189,7 @@ def test_a_network_that_diverges_fails_its_own_row_only(having: Library) -> None
         ("swin", "upscaler 'swin' is SwinIR"),
     ],
 )
-def test_what_cannot_be_used_is_refused_before_any_work(having: Library, name: str, reason: str) -> None:
+def test_what_cannot_be_used_is_refused_before_any_work(having: Registry, name: str, reason: str) -> None:
     with pytest.raises(InvalidJob, match=reason):
         Prepared.of(hires_job(name), having)
 
@@ -198,12 +198,12 @@ def test_row_keeps_its_upscaler_though_the_store_is_full(checkpoint: LoadedCheck
     settings = UpscalerSettings(folder=folder, max_bytes=100_000)
     store = UpscalerStore(settings, device=CPU, dtype=torch.float32)
     jobs = [hires_job(name) for name in ("2x", "4x", "2x", "8x")]
-    (first, _, third, _), _ = drawn(checkpoint, *jobs, library=Library(checkpoint, upscalers=store))
+    (first, _, third, _), _ = drawn(checkpoint, *jobs, registry=Registry(checkpoint, upscalers=store))
     assert np.abs(first.astype(int) - third).max() <= 1
 
 
 async def test_worker_loads_off_the_event_loops_thread(
-    having: Library, monkeypatch: pytest.MonkeyPatch
+    having: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked_by = []
     get = UpscalerStore.get

@@ -21,7 +21,6 @@ from engine.engine import Engine
 from engine.families import told
 from engine.families.family import ARCHITECTURE_KEY, Kind, text_module
 from engine.header import read_header
-from engine.library import Library
 from engine.lora.file import layers
 from engine.lora.store import LoraSettings
 from engine.ops import Decode, Evaluate
@@ -29,6 +28,7 @@ from engine.prepared import Prepared
 from engine.programs import draw
 from engine.prompts import parse_emphasis
 from engine.protocol import CheckpointError, InitImage, Job, Mask
+from engine.registry import Registry
 from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
 from engine.tokenizer import load_tokenizer
 from tests.jobs import make_job
@@ -331,7 +331,7 @@ def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> Non
     white[16:40, 24:64] = 255
     job = make_job(width=96, init=init_image(pixels, white), steps=4)
     seen = []
-    program = draw(job, Prepared.of(job, Library(checkpoint)))
+    program = draw(job, Prepared.of(job, Registry(checkpoint)))
     operation = next(program)
     while not isinstance(operation, Decode):
         if isinstance(operation, Evaluate):

@@ -10,11 +10,11 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
-from engine.library import Library
 from engine.ops import Encode, Evaluate, Operation
 from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, InvalidJob, Job
+from engine.registry import Registry
 from tests.drawing import drawn, enlarged, evaluations
 from tests.jobs import make_job
 
@@ -67,7 +67,7 @@ def test_an_impossible_second_pass_is_refused_before_the_first(
 @torch.inference_mode()
 def asked(checkpoint: LoadedCheckpoint, job: Job) -> list[Operation]:
     """All operations of a job's program."""
-    program = draw(job, Prepared.of(job, Library(checkpoint)))
+    program = draw(job, Prepared.of(job, Registry(checkpoint)))
     operations = [next(program)]
     with suppress(StopIteration):
         while True:

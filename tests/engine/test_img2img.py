@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from engine.checkpoint import LoadedCheckpoint
-from engine.library import Library
 from engine.ops import Decode
 from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import SAMPLERS, Job, Mask
+from engine.registry import Registry
 from tests.drawing import begun_with, drawn, evaluations, masked
 from tests.jobs import make_job
 from tests.pictures import scene
@@ -45,7 +45,7 @@ def test_the_contracts_number_of_steps_is_made(
 @torch.inference_mode()
 def latent_of(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """The latent that a job's picture is decoded from."""
-    program = draw(job, Prepared.of(job, Library(checkpoint)))
+    program = draw(job, Prepared.of(job, Registry(checkpoint)))
     operation = next(program)
     while not isinstance(operation, Decode):
         (result,) = operation.run([operation])

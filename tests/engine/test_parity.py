@@ -12,11 +12,11 @@ from torch.nn.functional import interpolate
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.images import Canvas
-from engine.library import Library
 from engine.ops import Decode
 from engine.prepared import Prepared
 from engine.programs import draw
 from engine.protocol import Job
+from engine.registry import Registry
 from engine.tokenizer import load_tokenizer
 from tests.drawing import begun_with, enlarged
 from tests.jobs import make_job
@@ -69,7 +69,7 @@ def theirs(pipeline: Any, job: Job, **arguments: Any) -> Any:
 @torch.inference_mode()
 def ours(checkpoint: LoadedCheckpoint, job: Job) -> tuple[Tensor, Any]:
     """The latent that a job's picture is decoded from, and the picture."""
-    program = draw(job, Prepared.of(job, Library(checkpoint)))
+    program = draw(job, Prepared.of(job, Registry(checkpoint)))
     operation = next(program)
     while True:
         (result,) = operation.run([operation])

@@ -9,11 +9,11 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.families.family import Kind
-from engine.library import Library
 from engine.ops import Decode
 from engine.prepared import Model, Prepared
 from engine.programs import Program, txt2img
 from engine.protocol import Job, Refiner
+from engine.registry import Registry
 from engine.tokenizer import load_tokenizer
 from tests.jobs import make_job
 from tests.tiny import FAMILIES, tiny_modules
@@ -31,7 +31,7 @@ def tokenizer(pad: str = "<|endoftext|>") -> Any:
 
 def latent(checkpoint: LoadedCheckpoint, job: Job) -> torch.Tensor:
     """What a job decodes in the end."""
-    return latent_of(txt2img(job, Prepared.of(job, Library(checkpoint))))
+    return latent_of(txt2img(job, Prepared.of(job, Registry(checkpoint))))
 
 
 @torch.inference_mode()

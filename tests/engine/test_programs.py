@@ -7,11 +7,11 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.conditioning import Cond
-from engine.library import Library
 from engine.ops import Encode, Evaluate
 from engine.prepared import Prepared
 from engine.programs import txt2img
 from engine.protocol import InvalidJob
+from engine.registry import Registry
 from tests.jobs import make_job
 
 Asked = list[tuple[list[tuple[str, float]], str | None]]
@@ -21,7 +21,7 @@ Asked = list[tuple[list[tuple[str, float]], str | None]]
 def asked(checkpoint: LoadedCheckpoint, **changes: Any) -> tuple[Encode, Asked]:
     """What a job asks for; texts are told apart by what their conditionings are made to be."""
     job = make_job(**changes)
-    program = txt2img(job, Prepared.of(job, Library(checkpoint)))
+    program = txt2img(job, Prepared.of(job, Registry(checkpoint)))
     encode = next(program)
     assert isinstance(encode, Encode)
     conditionings = [Cond(torch.full((77, 32), float(i))) for i in range(len(encode.prompts))]
@@ -97,7 +97,7 @@ def test_prompts_beyond_the_limits_are_refused_at_the_first_step(
     checkpoint: LoadedCheckpoint, changes: dict[str, Any], message: str
 ) -> None:
     job = make_job(**changes)
-    program = txt2img(job, Prepared.of(job, Library(checkpoint)))
+    program = txt2img(job, Prepared.of(job, Registry(checkpoint)))
     with pytest.raises(InvalidJob) as caught:
         next(program)
     assert caught.value.message.startswith(message)

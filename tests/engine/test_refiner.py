@@ -13,23 +13,23 @@ from engine import ops
 from engine.checkpoint import LoadedCheckpoint, load_checkpoint
 from engine.companions import Companions
 from engine.engine import Engine
-from engine.library import Library
 from engine.prepared import Prepared
 from engine.protocol import InvalidJob, Refiner
+from engine.registry import Registry
 from tests.drawing import drawn, enlarged
 from tests.jobs import make_job
 from tests.tiny import write_checkpoint
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory, checkpoint: LoadedCheckpoint) -> Library:
+def registry(tmp_path_factory: pytest.TempPathFactory, checkpoint: LoadedCheckpoint) -> Registry:
     folder = tmp_path_factory.mktemp("refiner")
     paths = {
         "other": write_checkpoint(folder / "other.safetensors", seed=1),
         "xl": write_checkpoint(folder / "xl.safetensors", family="sdxl"),
     }
     companions = Companions(paths, lambda path: load_checkpoint(path, device="cpu"), max_bytes=2**30)
-    return Library(checkpoint, "demo", companions)
+    return Registry(checkpoint, "demo", companions)
 
 
 @pytest.fixture
@@ -62,53 +62,53 @@ def refined(switch_at: float, *, by_timestep: bool = False) -> Refiner:
     ],
 )
 def test_the_refiner_takes_over_at_its_share_of_the_way(
-    library: Library, denoisers: list[tuple[Any, int]], refiner: Refiner, own: int
+    registry: Registry, denoisers: list[tuple[Any, int]], refiner: Refiner, own: int
 ) -> None:
     """Of Karras' schedule the seventh of ten levels, σ = 0.447, is the first below timestep 200."""
-    drawn(library.own, make_job(steps=10, refiner=refiner), library=library)
-    assert [denoiser is library.own.denoiser for denoiser, _ in denoisers] == [True] * own + [False] * (
+    drawn(registry.own, make_job(steps=10, refiner=refiner), registry=registry)
+    assert [denoiser is registry.own.denoiser for denoiser, _ in denoisers] == [True] * own + [False] * (
         10 - own
     )
 
 
 def test_strangers_share_calls_until_one_has_its_refiner(
-    library: Library, denoisers: list[tuple[Any, int]]
+    registry: Registry, denoisers: list[tuple[Any, int]]
 ) -> None:
     plain, other = make_job(id="plain"), make_job(id="other", seed=2, refiner=refined(0.5))
-    pictures, _ = drawn(library.own, plain, other, library=library)
-    assert (library.own.denoiser, 2) in denoisers
+    pictures, _ = drawn(registry.own, plain, other, registry=registry)
+    assert (registry.own.denoiser, 2) in denoisers
     for job, picture in zip((plain, other), pictures, strict=True):
-        (alone,), _ = drawn(library.own, job, library=library)
+        (alone,), _ = drawn(registry.own, job, registry=registry)
         assert np.abs(alone.astype(int) - picture.astype(int)).max() <= 1
 
 
-def test_the_refiner_encodes_the_prompts_itself(library: Library) -> None:
-    own, _ = drawn(library.own, make_job(), library=library)
-    late, _ = drawn(library.own, make_job(refiner=refined(1.0)), library=library)
-    early, _ = drawn(library.own, make_job(refiner=refined(0.0)), library=library)
-    other, _ = library.checkpoint("other", "")
-    whole = replace(other, decoder=library.own.decoder)
+def test_the_refiner_encodes_the_prompts_itself(registry: Registry) -> None:
+    own, _ = drawn(registry.own, make_job(), registry=registry)
+    late, _ = drawn(registry.own, make_job(refiner=refined(1.0)), registry=registry)
+    early, _ = drawn(registry.own, make_job(refiner=refined(0.0)), registry=registry)
+    other, _ = registry.checkpoint("other", "")
+    whole = replace(other, decoder=registry.own.decoder)
     alone, _ = drawn(whole, make_job())
     assert np.array_equal(own[0], late[0])
     assert np.array_equal(early[0], alone[0])
 
 
 def test_the_second_pass_may_have_another_checkpoint(
-    library: Library, denoisers: list[tuple[Any, int]]
+    registry: Registry, denoisers: list[tuple[Any, int]]
 ) -> None:
     job = make_job(hires=enlarged(128, 128, checkpoint="other"))
-    drawn(library.own, job, library=library)
-    assert [denoiser is library.own.denoiser for denoiser, _ in denoisers] == [True] * 4 + [False] * 4
+    drawn(registry.own, job, registry=registry)
+    assert [denoiser is registry.own.denoiser for denoiser, _ in denoisers] == [True] * 4 + [False] * 4
 
 
-def test_latents_are_not_handed_to_a_checkpoint_that_means_another_thing_by_them(library: Library) -> None:
+def test_latents_are_not_handed_to_a_checkpoint_that_means_another_thing_by_them(registry: Registry) -> None:
     latent = make_job(hires=enlarged(128, 128, checkpoint="xl"))
     with pytest.raises(InvalidJob, match="hr_checkpoint_name: that is SDXL"):
-        Prepared.of(latent, library)
+        Prepared.of(latent, registry)
     with pytest.raises(InvalidJob, match="refiner_checkpoint: that is SDXL"):
-        Prepared.of(make_job(refiner=replace(refined(0.5), checkpoint="xl")), library)
+        Prepared.of(make_job(refiner=replace(refined(0.5), checkpoint="xl")), registry)
     by_picture = make_job(hires=enlarged(128, 128, checkpoint="xl", upscaler="Lanczos"))
-    (picture,), _ = drawn(library.own, by_picture, library=library)
+    (picture,), _ = drawn(registry.own, by_picture, registry=registry)
     assert picture.shape == (128, 128, 3)
 
 
@@ -119,7 +119,7 @@ def test_a_job_keeps_its_refiner_loaded_until_it_is_done(
     companions = Companions(paths, lambda path: load_checkpoint(path, device="cpu"), max_bytes=1)
     engine = Engine(checkpoint)
     job = make_job(refiner=refined(0.5))
-    engine.add(job, Prepared.of(job, Library(checkpoint, "demo", companions)))
+    engine.add(job, Prepared.of(job, Registry(checkpoint, "demo", companions)))
     engine.step()
     waiting = threading.Thread(target=companions.get, args=("next", ""))
     waiting.start()

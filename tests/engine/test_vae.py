@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from engine.checkpoint import LoadedCheckpoint, assemble
 from engine.engine import Engine
 from engine.families.family import Kind
-from engine.library import Library
 from engine.prepared import Prepared
 from engine.protocol import InvalidJob, JobFailed
+from engine.registry import Registry
 from engine.vae import VaeStore
 from engine.worker import Worker
 from tests.drawing import begun_with, drawn, enlarged
@@ -65,55 +65,55 @@ def tiny_kind() -> Kind:
 
 
 @pytest.fixture(scope="module")
-def library(own: LoadedCheckpoint, folder: Path) -> Library:
-    return Library(own, "demo", None, VaeStore(folder, own, max_bytes=2**30))
+def registry(own: LoadedCheckpoint, folder: Path) -> Registry:
+    return Registry(own, "demo", None, VaeStore(folder, own, max_bytes=2**30))
 
 
 @pytest.mark.parametrize("name", ["original", "whole.safetensors", "diffusers", "old diffusers"])
 @pytest.mark.parametrize("begun", [False, True])
 def test_every_layout_decodes_and_encodes_as_its_vae_in_the_checkpoint_would(
-    own: LoadedCheckpoint, library: Library, name: str, begun: bool
+    own: LoadedCheckpoint, registry: Registry, name: str, begun: bool
 ) -> None:
     job = make_job(init=begun_with(scene(64, 64)) if begun else None)
     unet, _, text_encoder = tiny_modules()
     inside = assemble(unet, tiny_modules(seed=5)[1], text_encoder, device=CPU, dtype=torch.float32)
     (expected,), _ = drawn(inside, job)
-    (picture,), _ = drawn(own, replace(job, vae=name), library=library)
+    (picture,), _ = drawn(own, replace(job, vae=name), registry=registry)
     assert np.array_equal(picture, expected)
 
 
-def test_all_passes_have_it(own: LoadedCheckpoint, library: Library) -> None:
+def test_all_passes_have_it(own: LoadedCheckpoint, registry: Registry) -> None:
     job = make_job(vae="original", hires=enlarged(96, 96, upscaler="Lanczos"))
-    prepared = Prepared.of(job, library)
+    prepared = Prepared.of(job, registry)
     decoders = {id(model.checkpoint.decoder) for model in prepared.models()}
     assert len(decoders) == 1
     assert id(own.decoder) not in decoders
 
 
-def test_strangers_with_the_same_one_share_its_calls(own: LoadedCheckpoint, library: Library) -> None:
+def test_strangers_with_the_same_one_share_its_calls(own: LoadedCheckpoint, registry: Registry) -> None:
     jobs = [make_job(id=str(i), seed=i, vae=vae) for i, vae in enumerate(("original", "original", "", ""))]
-    pictures, steps = drawn(own, *jobs, library=library)
+    pictures, steps = drawn(own, *jobs, registry=registry)
     assert [step.jobs for step in steps if step.operation == "decode"] == [2, 2]
     assert not np.array_equal(pictures[1], drawn(own, make_job(seed=1))[0][0])
 
 
-def test_an_unknown_name_is_a_warning_and_the_checkpoints_own_is_used(library: Library) -> None:
-    prepared = Prepared.of(make_job(vae="nobody"), library)
+def test_an_unknown_name_is_a_warning_and_the_checkpoints_own_is_used(registry: Registry) -> None:
+    prepared = Prepared.of(make_job(vae="nobody"), registry)
     assert prepared.warnings == ("override_settings.sd_vae: there is no VAE 'nobody'",)
-    assert prepared.first[0].checkpoint is library.own
+    assert prepared.first[0].checkpoint is registry.own
 
 
 @pytest.mark.parametrize(("name", "error"), [("xl", InvalidJob), ("bad", JobFailed)])
 def test_a_file_that_cannot_be_used_is_named_without_its_path(
-    library: Library, folder: Path, name: str, error: type[InvalidJob | JobFailed]
+    registry: Registry, folder: Path, name: str, error: type[InvalidJob | JobFailed]
 ) -> None:
     with pytest.raises(error, match=f"override_settings.sd_vae: '{name}'") as caught:
-        Prepared.of(make_job(vae=name), library)
+        Prepared.of(make_job(vae=name), registry)
     assert str(folder) not in caught.value.message
 
 
-async def test_the_result_and_the_infotext_name_it(own: LoadedCheckpoint, library: Library) -> None:
-    worker = Worker(Engine(own), library)
+async def test_the_result_and_the_infotext_name_it(own: LoadedCheckpoint, registry: Registry) -> None:
+    worker = Worker(Engine(own), registry)
     worker.start()
     try:
         result = await worker.run(make_job(vae="original", infotext="a\nSteps: 4, Version: v1.7.0"))

@@ -6,7 +6,7 @@ from engine.upscalers.store import UpscalerSettings, UpscalerStore
 from engine.vae import VaeStore
 
 
-class Library:
+class Registry:
     """`own` is named `name`; without `companions` it stands for every name."""
 
     def __init__(
