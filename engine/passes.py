@@ -25,31 +25,19 @@ FULL = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditioning:
-    """A pass' prompts as one model encodes them, by text. `zero_uncond`: for the negative one stand zeros.
-
-    `beside` is what all have beside x, `scores` the aesthetic ones of the prompt and the negative prompt.
-    """
+    """A pass' prompts as one model is conditioned on them, by text: the prompt's, and the negative one's."""
 
     model: Model
-    encoded: Mapping[Prompt, Cond]
     positive: Plan
     negative: Plan | None
-    zero_uncond: bool
-    beside: Tensor | None
-    scores: tuple[float | None, float | None]
+    positives: Mapping[Prompt, Cond]
+    negatives: Mapping[Prompt, Cond]
 
     def conds(self, evaluation: int) -> list[tuple[Cond, float]]:
-        positive, _ = self.scores
-        return [(self._cond(part.at(evaluation), positive), part.weight) for part in self.positive.parts]
+        return [(self.positives[part.at(evaluation)], part.weight) for part in self.positive.parts]
 
     def uncond(self, evaluation: int) -> Cond | None:
-        if self.negative is None:
-            return None
-        cond = self._cond(self.negative.parts[0].at(evaluation), self.scores[1])
-        return cond.zeros() if self.zero_uncond else cond
-
-    def _cond(self, prompt: Prompt, score: float | None) -> Cond:
-        return replace(self.encoded[prompt], beside=self.beside, aesthetic_score=score)
+        return None if self.negative is None else self.negatives[self.negative.parts[0].at(evaluation)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,16 +124,20 @@ class Pass:
             remaining=self.remaining,
             loras=model.loras.text_encoder,
         )
-        by_text = dict(zip(prompts, encoded, strict=True))
         beside = (yield from self._beside(model, canvas)) if checkpoint.kind.inpainting else None
+        wanted, unwanted = family.aesthetic_scores or (None, None)
+        zeros = family.zero_empty_negative and not self.job.negative_prompt.strip()
+        pairs = list(zip(prompts, encoded, strict=True))
         return Conditioning(
             model=model,
-            encoded=by_text,
             positive=self.positive,
             negative=self.negative,
-            zero_uncond=family.zero_empty_negative and not self.job.negative_prompt.strip(),
-            beside=beside,
-            scores=family.aesthetic_scores or (None, None),
+            positives={text: replace(cond, beside=beside, aesthetic_score=wanted) for text, cond in pairs},
+            negatives={
+                text: replace(cond.zeros() if zeros else cond, beside=beside, aesthetic_score=unwanted)
+                for text, cond in pairs
+                if text in negative
+            },
         )
 
     def _beside(self, model: Model, canvas: Canvas | None) -> Generator[Operation, Any, Tensor]:

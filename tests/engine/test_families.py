@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import LoadedCheckpoint, assemble, load_checkpoint, predicts_noise
-from engine.codec import png
 from engine.conditioning import Cond
 from engine.denoiser import Denoiser
 from engine.engine import Engine
@@ -27,10 +27,11 @@ from engine.ops import Decode, Evaluate
 from engine.prepared import Prepared
 from engine.programs import draw
 from engine.prompts import parse_emphasis
-from engine.protocol import CheckpointError, InitImage, Job, Mask
+from engine.protocol import CheckpointError, InitImage, Job
 from engine.registry import Registry
 from engine.schedules import ALIGN_YOUR_STEPS_SDXL, scaled_linear
 from engine.tokenizer import load_tokenizer
+from tests.drawing import begun_with, masked
 from tests.jobs import make_job
 from tests.tiny import FAMILIES, SIZES, read_checkpoint, tiny_modules, write_checkpoint
 
@@ -349,23 +350,8 @@ def test_inpainting_checkpoint_sees_the_mask_and_the_picture_without_it() -> Non
 
 def init_image(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> InitImage:
     """Inpainting of the whole picture with an unblurred mask."""
-    return InitImage(
-        image=png(pixels, ""),
-        denoising_strength=1.0,
-        exact_steps=False,
-        resize_mode="stretch",
-        noise_multiplier=1.0,
-        mask=Mask(
-            image=png(np.repeat(mask[:, :, None], 3, 2), ""),
-            blur_x=0.0,
-            blur_y=0.0,
-            invert=False,
-            content="original",
-            only_masked=False,
-            padding=0,
-            soft=False,
-        ),
-    )
+    grey = masked(Image.fromarray(mask))
+    return begun_with(Image.fromarray(pixels), grey, denoising_strength=1.0)
 
 
 def test_rows_with_and_without_a_mask_share_calls_of_an_inpainting_checkpoint() -> None:
