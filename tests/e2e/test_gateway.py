@@ -191,8 +191,9 @@ scrape_configs:
     def seen(query: str) -> list[object]:
         with suppress(httpx2.ConnectError):
             url = f"http://127.0.0.1:{port}/api/v1/query"
-            answer = httpx2.get(url, params={"query": query}).json()
-            return list(answer.get("data", {}).get("result", []))
+            response = httpx2.get(url, params={"query": query})
+            if response.is_success:  # it answers 503 until its storage is open
+                return list(response.json()["data"]["result"])
         return []
 
     process = subprocess.Popen(
