@@ -1,8 +1,8 @@
 """What the classes of quality give up, and what for: `python -m benchmarks.quality`.
 
-Draws the same jobs exactly and in each class, all at once, and compares the pictures: the peak signal-to-noise
-ratio of each to its exact one. The classes take turns; the fastest round of each counts, on a CPU in
-CPU-seconds. There fp8 has no time: a CPU computes it by way of float32.
+Draws the same jobs exactly and in each class, all at once, and compares the pictures: the peak
+signal-to-noise ratio of each to its exact one. The classes take turns; the fastest round of each counts, on a
+CPU in CPU-seconds. There fp8 has no time: it is not for CPUs.
 """
 
 import argparse

@@ -109,8 +109,7 @@ def swap_checkpoint(
     """Another file's checkpoint in the modules of a loaded one, which must not be used any more.
 
     Parameters keep their addresses, device, dtype and quality; LoRAs and embeddings stay, prompts are encoded
-    anew.
-    Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
+    anew. Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
     architecture. After every other error the modules are of no use: CheckpointLost, where the file could not
     be read to its end.
     """

@@ -43,9 +43,9 @@ def turns(full_every: int) -> Iterator[Turn | None]:
         yield None if full_every == 1 else Turn(kept, full)
 
 
-def taking(turn: Sequence[Turn], unet: nn.Module, rows: Sequence[int]) -> Callable[..., tuple[Tensor]]:
+def taking(batch: Sequence[Turn], unet: nn.Module, rows: Sequence[int]) -> Callable[..., tuple[Tensor]]:
     """What to call as the UNet, for turns that are all full, or none of them. `rows`: whose each input is."""
-    return partial(_full if turn[0].full else _outer, [each.kept for each in turn], unet, rows)
+    return partial(_full if batch[0].full else _outer, [turn.kept for turn in batch], unet, rows)
 
 
 def _full(

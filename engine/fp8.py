@@ -81,7 +81,11 @@ class Float8Weight:
     def multiplied(self, numbers: Tensor, scales: Tensor) -> Tensor:
         """(m, numbers of a row of the weight) FLOAT8, with scales (m, 1) -> (m, out) bfloat16."""
         return torch._scaled_mm(
-            numbers, self.numbers.T, scale_a=scales, scale_b=self.scales, out_dtype=torch.bfloat16
+            numbers.contiguous(),  # which quantised numbers are not where what they were made of was not
+            self.numbers.T,
+            scale_a=scales,
+            scale_b=self.scales,
+            out_dtype=torch.bfloat16,
         )
 
 
