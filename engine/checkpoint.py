@@ -118,14 +118,8 @@ def swap_checkpoint(
             sha256 = _fill(loaded.modules, named, file, digests or Digests())
         except (InvalidFile, OSError, torch.OutOfMemoryError) as error:
             raise CheckpointLost(f"{path.name} could not be read to its end: {error}") from error
-    swapped = assemble(
-        *loaded.modules,
-        kind=kind,
-        device=loaded.device,
-        dtype=next(loaded.modules[0].parameters()).dtype,
-        embeddings=loaded.embeddings,
-    )
-    swapped = _with_prediction(replace(swapped, loras=loaded.loras, sha256=sha256))
+    swapped = _of_placed(loaded.modules, loaded.device, kind, loaded.loras, loaded.embeddings)
+    swapped = _with_prediction(replace(swapped, sha256=sha256))
     if loaded.denoiser.singly:
         make_strict(swapped)
     return swapped
@@ -179,6 +173,15 @@ def assemble(
     for module in modules:
         place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
     make_lean(unet)
+    store = LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype)
+    return _of_placed(modules, device, kind, store, embeddings)
+
+
+def _of_placed(
+    modules: Modules, device: torch.device, kind: Kind, loras: LoraStore, embeddings: Embeddings
+) -> LoadedCheckpoint:
+    """Of modules that are where and how they shall run. The conditioner's cache is empty."""
+    unet, vae, *text_encoders = modules
     return LoadedCheckpoint(
         sha256="",
         kind=kind,
@@ -194,7 +197,7 @@ def assemble(
         denoiser=_denoiser(unet, kind),
         encoder=Encoder(vae),
         decoder=Decoder(vae),
-        loras=LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype),
+        loras=loras,
         embeddings=embeddings,
     )
 
