@@ -4,7 +4,6 @@ Their `forward` reads its own signature at every call, and copies a mask for eac
 """
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -18,14 +17,20 @@ NO_CHOICE: Mapping[Kind, str] = MappingProxyType({})
 
 
 def make_lean(unet: nn.Module, choice: Mapping[Kind, str] = NO_CHOICE) -> None:
-    """Have the UNet's plain attention layers attend as `attend` does; others are left as they are.
+    """Have the UNet's plain attention layers attend as `Lean` does; others are left as they are.
 
     `choice` names their kernels by kind of layer, torch's own where it says nothing.
     """
     known = kernels()
     for layer in _plain(unet):
-        kernel = known[choice.get(_kind(layer), TORCH)]
-        vars(layer)["forward"] = partial(attend, layer, kernel)
+        layer.__class__ = Lean
+        layer.kernel = known[choice.get(_kind(layer), TORCH)]
+
+
+def make_stock(unet: nn.Module) -> None:
+    """Undo `make_lean`."""
+    for layer in _plain(unet):
+        layer.__class__ = Attention
 
 
 def attention_layers(unet: nn.Module) -> Iterator[Layer]:
@@ -37,28 +42,32 @@ def attention_layers(unet: nn.Module) -> Iterator[Layer]:
         yield Layer(layer.heads, width, (config.sample_size >> halved) ** 2, crossed)
 
 
-def attend(
-    layer: Any,
-    kernel: Kernel,
-    hidden_states: Tensor,
-    encoder_hidden_states: Tensor | None = None,
-    attention_mask: Tensor | None = None,
-) -> Tensor:
-    """(n, positions, channels), to themselves or to a context (n, tokens, width) -> (n, positions, channels).
+class Lean(Attention):  # type: ignore[misc]
+    """What a plain layer is made: a class, as compiled code for one layer serves the others of its class."""
 
-    `attention_mask` (n, 1, tokens) is added to the scores, by the backend that torch chooses for that.
-    """
-    context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-    query, key, value = (
-        projected.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-        for projected in (layer.to_q(hidden_states), layer.to_k(context), layer.to_v(context))
-    )
-    if attention_mask is None:
-        attended = kernel(query, key, value)
-    else:
-        attended = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask[:, None])
-    joined: Tensor = layer.to_out[0](attended.transpose(1, 2).flatten(2))
-    return joined
+    kernel: Kernel
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(n, positions, channels), to themselves or to a context (n, tokens, width) -> as hidden_states.
+
+        `attention_mask` (n, 1, tokens) is added to the scores, by the backend that torch chooses for that.
+        """
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.to_q(hidden_states), self.to_k(context), self.to_v(context))
+        )
+        if attention_mask is None:
+            attended = self.kernel(query, key, value)
+        else:
+            attended = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask[:, None])
+        joined: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))
+        return joined
 
 
 def _plain(unet: nn.Module) -> Iterator[Any]:

@@ -70,21 +70,18 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return attended
 
 
-def _xformers() -> Kernel:
+def _xformers(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     from xformers.ops import memory_efficient_attention
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        swapped = (each.transpose(1, 2) for each in (query, key, value))
-        attended: Tensor = memory_efficient_attention(*swapped)
-        return attended.transpose(1, 2)
-
-    return kernel
+    swapped = (each.transpose(1, 2) for each in (query, key, value))
+    attended: Tensor = memory_efficient_attention(*swapped)
+    return attended.transpose(1, 2)
 
 
 def kernels() -> dict[str, Kernel]:
     """By name, those that are installed; which of them run is the device's affair."""
     known: dict[str, Kernel] = {TORCH: _torch, "flash": _flash, "cudnn": _cudnn, "efficient": _efficient}
-    return {**known, "xformers": _xformers()} if find_spec("xformers") else known
+    return {**known, "xformers": _xformers} if find_spec("xformers") else known
 
 
 def fastest(seconds: Mapping[str, float | None]) -> str:
