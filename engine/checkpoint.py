@@ -103,7 +103,8 @@ def swap_checkpoint(
 ) -> LoadedCheckpoint:
     """Another file's checkpoint in the modules of a loaded one, which must not be used any more.
 
-    Parameters keep their addresses, device and dtype; LoRAs and embeddings stay, prompts are encoded anew.
+    Parameters keep their addresses, device and dtype, so graphs and compiled code stay; LoRAs and embeddings
+    stay, prompts are encoded anew.
     Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
     architecture. After every other error the modules are of no use: CheckpointLost, where the file could not
     be read to its end.
@@ -120,6 +121,7 @@ def swap_checkpoint(
             raise CheckpointLost(f"{path.name} could not be read to its end: {error}") from error
     swapped = _of_placed(loaded.modules, loaded.device, kind, loaded.loras, loaded.embeddings)
     swapped = _with_prediction(replace(swapped, sha256=sha256))
+    swapped.denoiser.runs_like(loaded.denoiser)
     if loaded.denoiser.singly:
         make_strict(swapped)
     return swapped
