@@ -36,11 +36,11 @@ class RowCounts:
     by_area: Mapping[int, tuple[int, ...]]
 
     def largest(self, area: int) -> int:
-        return self._of(area)[-1]
+        return self.of(area)[-1]
 
     def at_least(self, rows: int, area: int) -> int | None:
         """The smallest count that has room for so many rows; None if there is none."""
-        return next((count for count in self._of(area) if count >= rows), None)
+        return next((count for count in self.of(area) if count >= rows), None)
 
-    def _of(self, area: int) -> tuple[int, ...]:
+    def of(self, area: int) -> tuple[int, ...]:
         return self.by_area[min(self.by_area, key=lambda known: abs(known - area))]
