@@ -80,7 +80,7 @@ class Tuner:
             with self._compiled.compiling() if self._compiled else nullcontext():
                 for width, height in pictures:
                     for rows in counts.of(_area((width, height))):
-                        _call(checkpoint, rows, width, height, times=CALLS_TO_RECORD)
+                        call_for(checkpoint, rows, width, height, times=CALLS_TO_RECORD)
         self._own = checkpoint
 
     def share(self, checkpoint: LoadedCheckpoint) -> None:
@@ -137,8 +137,8 @@ class Tuner:
         seconds: dict[int, float] = {}
         for rows in counts:
             try:
-                _call(trial, rows, *size, times=CALLS_TO_RECORD)
-                seconds[rows] = statistics.median(_call(trial, rows, *size) for _ in range(REPEATS))
+                call_for(trial, rows, *size, times=CALLS_TO_RECORD)
+                seconds[rows] = statistics.median(call_for(trial, rows, *size) for _ in range(REPEATS))
             except torch.OutOfMemoryError:
                 if not seconds:
                     raise
@@ -148,7 +148,7 @@ class Tuner:
         return seconds
 
 
-def _call(checkpoint: LoadedCheckpoint, rows: int, width: int, height: int, *, times: int = 1) -> float:
+def call_for(checkpoint: LoadedCheckpoint, rows: int, width: int, height: int, *, times: int = 1) -> float:
     """The seconds of so many evaluations of so many rows, to their end."""
     (cond,) = checkpoint.conditioner([(("", 1.0),)], 1)
     example, x = _example(checkpoint, cond, width, height)
