@@ -65,7 +65,7 @@ class Worker:
         *,
         png_threads: int = 2,
         cpu_threads: int | None = None,
-        warm_up: Callable[[], None] = lambda: None,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
         self._registry = registry or Registry(engine.checkpoint)
@@ -140,7 +140,8 @@ class Worker:
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)  # of this thread's own team: OpenMP's, not the process's
         try:
-            self._warm_up()
+            if self._warm_up:
+                self._warm_up()
         except Exception as error:
             self._warm.set_exception(error)
             return
