@@ -139,18 +139,18 @@ class CheckpointConfig(Config):
     max_rows: int = Field(default=16, ge=1)
     """Most model rows of one evaluation, where a guided job takes two."""
     attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "xformers"] = "auto"
-    """What computes attention on a GPU, where no mask is. `auto` is measured when first started there; `torch`
-    leaves it to torch, which `auto` is with `strict` and on a CPU. `xformers` has to be installed."""
+    """What computes attention on a GPU, where no mask is. `auto` is measured when first started there; with
+    `strict` and on a CPU it is `torch`, which leaves it to torch. `xformers` has to be installed."""
     cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_yaml_off)] = "auto"
     """Evaluations are recorded and replayed: on a GPU, unless `off`."""
     most_graphs: int = Field(default=64, ge=1)
-    """Recordings kept of a checkpoint: each is for a number of rows, a size of pictures and a length of prompts.
+    """Recordings kept of a checkpoint, each for a number of rows, a size of pictures and a length of prompts.
     Their memory is no part of any budget here; when it runs out, half of them go."""
     compile: Annotated[
         Literal["off", "default", "max-autotune-no-cudagraphs"], BeforeValidator(_yaml_off)
     ] = "off"
-    """A mode of torch.compile, on GPUs: what is tuned for is compiled before the replica is ready, which takes up
-    to minutes for each of `row_counts` and `sizes`. Everything else runs as it does without."""
+    """A mode of torch.compile, on GPUs: what is tuned for is compiled before the replica is ready, which may
+    take minutes for each of `row_counts` and `sizes`. Everything else runs as it does without."""
     row_counts: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Rows that recorded and compiled evaluations have, ascending; others are filled up to the next. Measured
     when first started on a kind of GPU unless given, and kept in XDG_CACHE_HOME/atelier/profiles."""
