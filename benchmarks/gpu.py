@@ -4,7 +4,7 @@ Random weights. Needs the engine and its libraries alone, no Ray and no FastAPI.
 call of the UNet by rows and by the way it is called, pictures per second on mixed traffic beside diffusers'
 pipeline behind a lock, and what neighbours do to a picture; what compiles comes last. Results are written
 after every measurement, so that a run that is cut short keeps what it has; what no time was left for is
-listed. `--tiny --device cpu` runs every line of it on toy models in a minute, for no figure.
+listed. `--tiny --device cpu` runs nearly every line of it on toy models, for no figure: 35 CPU-seconds.
 """
 
 import argparse
@@ -47,11 +47,8 @@ from engine.tokenizer import load_tokenizer
 from engine.tuning import Tuner, TuningSettings, call_for
 from engine.unet import Call, Inputs, evaluate
 
-ALL_ROWS = 64
-TRAFFIC_STEPS = (8, 20, 30)
 TRAFFIC_GUIDANCE = (5.0, 7.0, 9.0)
 TRAFFIC_SAMPLERS = (("Euler", "uniform"), ("Euler a", "uniform"), ("DPM++ 2M", "karras"), ("DDIM", "uniform"))
-NEIGHBOURS = 7
 TINY_XL: Mapping[str, Mapping[str, Any]] = {
     **STAND_IN,
     "unet": {
@@ -107,7 +104,7 @@ class Report:
         """Whether so much is left; if not, that is a result too."""
         left = self._until - time.monotonic()
         if left < seconds:
-            self.add("left out", what=what, seconds_left=round(left))
+            self.add("left out", what=what)
         return left >= seconds
 
     def __getitem__(self, table: str) -> list[dict[str, Any]]:
@@ -134,17 +131,33 @@ def _told(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """How much is measured: at most so many rows, pictures of so many steps, and another's neighbours."""
+
+    rows: int
+    pictures: int
+    steps: Sequence[int]
+    neighbours: int
+    compiled_rows: Sequence[int]
+    matmul: int
+
+
+FULL_SCALE = Scale(
+    rows=64, pictures=24, steps=(8, 20, 30), neighbours=7, compiled_rows=(2, 8, 16), matmul=8192
+)
+TINY_SCALE = Scale(rows=4, pictures=2, steps=(2, 3), neighbours=2, compiled_rows=(2,), matmul=256)
+
+
+@dataclass(frozen=True)
 class Setting:
-    """What all measurements share. `most` is the largest number of rows, `pictures` those of the traffic."""
+    """What all measurements share."""
 
     device: torch.device
     dtype: torch.dtype
     recorder: Recorder
     mode: str
     backend: str
-    most: int
-    pictures: int
-    compiled_rows: Sequence[int]
+    scale: Scale
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -225,7 +238,7 @@ def called(checkpoint: LoadedCheckpoint, call: Call) -> Iterator[None]:
 
 def gflop(model: Model, inputs: Inputs) -> float:
     """Of one row, a multiplication with its addition as two."""
-    unet = model.kind.build()[0].eval()
+    unet = nn.Module.to(model.kind.build()[0], inputs.x.dtype).eval()
     one = Inputs._make(None if each is None else each[:1].to("meta") for each in inputs)
     with FlopCounterMode(display=False) as counter:
         evaluate(unet, one)
@@ -269,7 +282,7 @@ def sweep(
         try:
             seconds = setting.seconds(lambda inputs=inputs: call(inputs))  # type: ignore[misc]
         except torch.OutOfMemoryError:
-            report.add("left out", what=f"{model.name}, {way}, {count} rows: out of memory", seconds_left=0)
+            report.add("left out", what=f"{model.name}, {way}, {count} rows: out of memory")
             return
         peak = setting.peak()
         with called(checkpoint, call):
@@ -294,7 +307,7 @@ def seconds_by_rows(report: Report, model: Model, way: str) -> dict[int, float]:
     return {row["rows"]: row["ms"] / 1e3 for row in own}
 
 
-def traffic(model: Model, count: int) -> list[Job]:
+def traffic(model: Model, count: int, lengths: Sequence[int]) -> list[Job]:
     """Pictures of one size that differ in everything else."""
     rng = random.Random(0)
     (plain,) = jobs(1, model.size, 20)
@@ -306,7 +319,7 @@ def traffic(model: Model, count: int) -> list[Job]:
             "schedule": schedule,
             "guidance_scale": rng.choice(TRAFFIC_GUIDANCE),
         }
-        steps = rng.choice(TRAFFIC_STEPS)
+        steps = rng.choice(lengths)
         made.append(dataclasses.replace(plain, id=str(place), seed=place, steps=steps, **settings))
     return made
 
@@ -329,12 +342,12 @@ def drawn(
 
 def ours(model: Model, checkpoint: LoadedCheckpoint, way: str, setting: Setting, report: Report) -> None:
     """The engine as a replica runs it."""
-    work = traffic(model, setting.pictures)
-    drawn(checkpoint, work[:2], setting.most)
+    work = traffic(model, setting.scale.pictures, setting.scale.steps)
+    drawn(checkpoint, work[:2], setting.scale.rows)
     setting.wait()
     setting.peak()
     began = time.perf_counter()
-    _, steps = drawn(checkpoint, work, setting.most)
+    _, steps = drawn(checkpoint, work, setting.scale.rows)
     setting.wait()
     seconds = time.perf_counter() - began
     evaluated = [step for step in steps if step.operation == "evaluate"]
@@ -359,6 +372,9 @@ def ours(model: Model, checkpoint: LoadedCheckpoint, way: str, setting: Setting,
 
 def theirs(model: Model, checkpoint: LoadedCheckpoint, way: str, setting: Setting, report: Report) -> None:
     """diffusers' pipeline with its own attention, one request after the other."""
+    if setting.dtype is torch.float16:
+        report.add("left out", what="diffusers: its VAE must have the UNet's dtype, and overflows float16")
+        return
     pipeline = diffusers_pipeline(checkpoint)
     make_stock(checkpoint.modules[0])
     try:
@@ -366,7 +382,7 @@ def theirs(model: Model, checkpoint: LoadedCheckpoint, way: str, setting: Settin
             pipeline.unet = torch.compile(
                 pipeline.unet, fullgraph=True, dynamic=False, mode=setting.mode, backend=setting.backend
             )
-        work = traffic(model, setting.pictures)
+        work = traffic(model, setting.scale.pictures, setting.scale.steps)
         one_by_one(pipeline, work[:1])
         setting.peak()
         began = time.perf_counter()
@@ -436,16 +452,16 @@ def invariance(
     model: Model, checkpoint: LoadedCheckpoint, way: str, setting: Setting, report: Report
 ) -> None:
     """What company does to a picture: it alone twice, and with others."""
-    first, *others = traffic(model, 1 + NEIGHBOURS)
+    first, *others = traffic(model, 1 + setting.scale.neighbours, setting.scale.steps)
     alone, again, together = (
-        drawn(checkpoint, work, setting.most)[0][first.id].astype(int)
+        drawn(checkpoint, work, setting.scale.rows)[0][first.id].astype(int)
         for work in ([first], [first], [first, *others])
     )
     report.add(
         "company",
         model=model.name,
         way=way,
-        neighbours=NEIGHBOURS,
+        neighbours=setting.scale.neighbours,
         largest_alone_again=int(np.abs(again - alone).max()),
         largest=int(np.abs(together - alone).max()),
         share_that_differs=float((together != alone).mean()),
@@ -460,8 +476,8 @@ def tuned(checkpoint: LoadedCheckpoint, way: str, model: Model, setting: Setting
     settings = TuningSettings(
         graphs=True,
         compile=setting.mode if compiles else None,
-        max_rows=setting.most,
-        row_counts=tuple(setting.compiled_rows) if compiles else counts,
+        max_rows=setting.scale.rows,
+        row_counts=tuple(setting.scale.compiled_rows) if compiles else counts,
         pictures=[(model.size, model.size)],
     )
     began = time.perf_counter()
@@ -482,7 +498,7 @@ def untuned(checkpoint: LoadedCheckpoint) -> None:
 
 def plain_ways(model: Model, checkpoint: LoadedCheckpoint, setting: Setting, report: Report) -> None:
     """All that needs no compiler."""
-    rows, area = ladder(setting.most), (model.size // 8) ** 2
+    rows, area = ladder(setting.scale.rows), (model.size // 8) ** 2
     eager: Call = partial(evaluate, checkpoint.modules[0])
     if setting.device.type == "cuda":
         for layout in (torch.contiguous_format, torch.channels_last):
@@ -511,7 +527,7 @@ def compiled_ways(model: Model, checkpoint: LoadedCheckpoint, setting: Setting, 
     kernels(model, checkpoint, report)
     compiled = Compiled(setting.mode, backend=setting.backend)
     call: Call = partial(compiled, checkpoint.modules[0])
-    for rows in setting.compiled_rows:
+    for rows in setting.scale.compiled_rows:
         if not report.time_for(100, f"{model.name}, compiled, {rows} rows"):
             return
         began = time.perf_counter()
@@ -532,9 +548,10 @@ def compiled_ways(model: Model, checkpoint: LoadedCheckpoint, setting: Setting, 
 
 
 @torch.inference_mode()
-def run(models: Sequence[Model], setting: Setting, report: Report, *, compiling: bool, side: int) -> None:
+def run(models: Sequence[Model], setting: Setting, report: Report) -> None:
+    side = setting.scale.matmul
     report.add("matmul", dtype=str(setting.dtype)[6:], side=side, tflops=matmul_rate(setting, side))
-    ways = [plain_ways, compiled_ways] if compiling else [plain_ways]
+    ways = [plain_ways, compiled_ways] if setting.scale.compiled_rows else [plain_ways]
     for measured in ways:
         for model in models:
             if report.time_for(60, f"{model.name}, {measured.__name__}"):
@@ -549,39 +566,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--models", nargs="+", choices=["sd15", "sdxl"], default=["sd15", "sdxl"])
-    parser.add_argument("--rows", type=int, default=ALL_ROWS, help="at most")
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--rows", type=int, help="at most")
+    parser.add_argument("--pictures", type=int)
     parser.add_argument("--mode", default="default", help="of torch.compile")
-    parser.add_argument("--compiled-rows", type=int, nargs="*", default=[2, 8, 16], help="none: no compiling")
+    parser.add_argument("--compiled-rows", type=int, nargs="*", help="none: no compiling")
     parser.add_argument("--seconds", type=float, default=560, help="for everything")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args(arguments)
     device = torch.device(args.device)
     cuda = device.type == "cuda"
+    given = {"rows": args.rows, "pictures": args.pictures, "compiled_rows": args.compiled_rows}
+    chosen = {name: value for name, value in given.items() if value is not None}
     setting = Setting(
         device=device,
         dtype=DTYPES[args.dtype],
         recorder=CudaRecorder(device) if cuda else Rerunning(),
         mode=args.mode,
         backend="inductor" if cuda else "eager",
-        most=args.rows,
-        pictures=args.pictures,
-        compiled_rows=args.compiled_rows,
+        scale=dataclasses.replace(TINY_SCALE if args.tiny else FULL_SCALE, **chosen),
     )
     name = torch.cuda.get_device_name(device) if cuda else "cpu"
     about = {
         "date": str(date.today()),
         "device": name,
         "machine": machine(),
-        "settings": {key: str(value) for key, value in vars(args).items() if key != "out"},
+        "settings": {"dtype": args.dtype, "mode": args.mode, **dataclasses.asdict(setting.scale)},
     }
     args.out.mkdir(parents=True, exist_ok=True)
     slug = f"gpu-{'tiny-' if args.tiny else ''}{name.replace(' ', '-').lower()}-{args.dtype}-{date.today()}"
     report = Report(args.out, slug, about, args.seconds)
     models = [model for model in (TINY if args.tiny else FULL) if model.name in args.models]
-    side = 256 if args.tiny else 8192
-    run(models, setting, report, compiling=bool(args.compiled_rows), side=side)
+    run(models, setting, report)
 
 
 if __name__ == "__main__":

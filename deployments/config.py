@@ -195,6 +195,7 @@ class CheckpointConfig(Config):
                 ("attention", ("auto", "torch")),
                 ("compile", ("off",)),
                 ("row_counts", ((),)),
+                ("sizes", ((),)),
             ):
                 if getattr(self, key) not in plain:
                     raise ValueError(f"{key}: {getattr(self, key)!r} is for GPUs, and this runs on a CPU")

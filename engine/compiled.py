@@ -15,8 +15,8 @@ MOST_SHAPES = 256
 class Compiled:
     """Calls UNets: by compiled code for what was called inside `compiling`, else in the plain way.
 
-    A UNet of the same architecture, or with other weights at the same addresses, is no other shape. Nor must
-    the thread have another number of CPU threads, or another mode of inference, than the one that compiled.
+    That serves other weights too, and other UNets of the same architecture. The thread must have as many CPU
+    threads as the one that compiled, and its mode of inference.
     """
 
     def __init__(self, mode: str, *, backend: str = "inductor") -> None:

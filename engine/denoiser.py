@@ -57,7 +57,7 @@ class Denoiser:
         return next(self.unet.parameters()).dtype
 
     def most(self, area: int) -> int | None:
-        """Beyond so many rows of latents of this area a call's rows cost no less than in two calls."""
+        """Rows of latents of this area that a call should have at most; None: it does not matter."""
         return self.row_counts.largest(area) if self.row_counts else None
 
     def plain(self) -> "Denoiser":

@@ -28,7 +28,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """One for each device and process: its recordings share a pool of memory, so none replays in another."""
+    """One for each device and process. Its recordings share a pool of memory, so one replays at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -66,9 +66,9 @@ class Graphs:
 
     A recording is for one number of rows, of `row_counts`, and one shape of what a row has; rows up to that
     number are copies of the first one, and their results are left out. A shape is recorded at its second
-    call, which takes about four times as long; the first one, and calls of more rows than the largest number,
-    go the plain way. Of more than `most` shapes those go that were used least lately, and of half of them
-    when memory is short.
+    call, which evaluates once more for that; the first one, and calls of more rows than the largest number,
+    go the plain way. Of more than `most` shapes those used least lately are forgotten, and half of all when
+    there is no memory for another.
 
     A recording reads the weights where they were. The call must not depend on anything else that changes.
     """

@@ -10,11 +10,7 @@ from benchmarks.gpu import Report
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers, of its own defaults
-def test_it_runs_to_its_end_on_a_toy_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu, "TRAFFIC_STEPS", (2,))
-    monkeypatch.setattr(gpu, "NEIGHBOURS", 2)
+def test_it_runs_to_its_end_on_a_toy_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--tiny", "--models", "sd15", "--rows", "2", "--pictures", "1", "--compiled-rows"]
     gpu.main([*small, "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path)])
     (file,) = tmp_path.glob("*.json")

@@ -43,6 +43,7 @@ def test_yamls_bare_off_is_a_word() -> None:
         ({"name": "a", "path": "a", "row_counts": [0], "num_gpus": 1}, "row_counts"),
         ({"name": "a", "path": "a", "row_counts": [2, 32], "num_gpus": 1}, "max_rows"),
         ({"name": "a", "path": "a", "row_counts": [2], "num_gpus": 1, "strict": True}, "row_counts"),
+        ({"name": "a", "path": "a", "sizes": [[512, 512]]}, "sizes"),
         ({"name": "a", "path": "a", "sizes": [[512, 500]], "num_gpus": 1}, "sizes"),
         (
             {
