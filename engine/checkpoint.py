@@ -108,8 +108,9 @@ def swap_checkpoint(
 ) -> LoadedCheckpoint:
     """Another file's checkpoint in the modules of a loaded one, which must not be used any more.
 
-    Parameters keep their addresses, device, dtype and quality; LoRAs and embeddings stay, prompts are encoded
-    anew. Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
+    Parameters keep their addresses, device, dtype and quality, so graphs and compiled code stay; LoRAs and
+    embeddings stay, prompts are encoded anew.
+    Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
     architecture. After every other error the modules are of no use: CheckpointLost, where the file could not
     be read to its end.
     """
@@ -123,15 +124,9 @@ def swap_checkpoint(
             sha256 = _fill(loaded.modules, named, file, digests or Digests())
         except (InvalidFile, OSError, torch.OutOfMemoryError) as error:
             raise CheckpointLost(f"{path.name} could not be read to its end: {error}") from error
-    swapped = assemble(
-        *loaded.modules,
-        kind=kind,
-        device=loaded.device,
-        dtype=next(loaded.modules[0].parameters()).dtype,
-        embeddings=loaded.embeddings,
-    )
-    swapped = replace(swapped, loras=loaded.loras, sha256=sha256, quality=loaded.quality)
-    swapped = _with_prediction(swapped)
+    swapped = _of_placed(loaded.modules, loaded.device, kind, loaded.loras, loaded.embeddings)
+    swapped = _with_prediction(replace(swapped, sha256=sha256, quality=loaded.quality))
+    swapped.denoiser.runs_like(loaded.denoiser)
     if loaded.denoiser.singly:
         make_strict(swapped)
     return swapped
@@ -196,6 +191,15 @@ def assemble(
     for module in modules:
         place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
     make_lean(unet)
+    store = LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype)
+    return _of_placed(modules, device, kind, store, embeddings)
+
+
+def _of_placed(
+    modules: Modules, device: torch.device, kind: Kind, loras: LoraStore, embeddings: Embeddings
+) -> LoadedCheckpoint:
+    """Of modules that are where and how they shall run. The conditioner's cache is empty."""
+    unet, vae, *text_encoders = modules
     return LoadedCheckpoint(
         sha256="",
         kind=kind,
@@ -211,7 +215,7 @@ def assemble(
         denoiser=_denoiser(unet, kind),
         encoder=Encoder(vae),
         decoder=Decoder(vae),
-        loras=LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype),
+        loras=loras,
         embeddings=embeddings,
     )
 
@@ -226,9 +230,18 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         }
         module.load_state_dict(memory, assign=True)
     nn.Module.to(module, device, dtype)  # diffusers' own `to` warns
+    for convolution in module.modules():
+        if isinstance(convolution, nn.Conv2d):
+            weight = convolution.weight
+            weight.data = weight.data.contiguous(memory_format=conv_layout(device))
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
             raise CheckpointError(f"{type(module).__name__} has no values for {name}")
+
+
+def conv_layout(device: torch.device) -> torch.memory_format:
+    """How a convolution's weights lie in memory, and what passes through follows: a CPU is no faster so."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def _fill(modules: Modules, named: Sequence[Weights], file: TensorFile, digests: Digests) -> str:

@@ -197,7 +197,8 @@ class Evaluate:
 
     @property
     def max_rows(self) -> int | None:
-        return 1 if self.denoiser.singly else None
+        _, height, width = self.x.shape
+        return 1 if self.denoiser.singly else self.denoiser.most(height * width)
 
     @property
     def key(self) -> Hashable:
@@ -212,7 +213,8 @@ class Evaluate:
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
-        denoiser = first.denoiser.reusing([op.turn for op in batch if op.turn is not None])
+        denoiser = first.denoiser.plain() if first.precise or first.tiling else first.denoiser
+        denoiser = denoiser.reusing([op.turn for op in batch if op.turn is not None])
         with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
             return _finite(
                 denoiser(

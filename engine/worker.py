@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,8 @@ class Worker:
     """`await worker.run(job)` from any event loop; start and stop it once.
 
     `registry` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
-    `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes.
+    `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes. `warm_up` is run
+    before anything else, in the thread that will compute: compiled code is for that alone.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Worker:
         *,
         png_threads: int = 2,
         cpu_threads: int | None = None,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
         self._registry = registry or Registry(engine.checkpoint)
@@ -75,10 +77,13 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._beat = time.monotonic()
         self._stopping = threading.Event()
+        self._warm_up = warm_up
+        self._warm: Future[None] = Future()
 
     def start(self) -> None:
-        self._beat = time.monotonic()
+        """Returns when it is warm. Raises what `warm_up` raises."""
         self._thread.start()
+        self._warm.result()
 
     async def run(self, job: Job) -> JobResult:
         """Make one picture. Cancelling the call drops the row at the next step.
@@ -134,6 +139,14 @@ class Worker:
     def _loop(self) -> None:
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)  # of this thread's own team: OpenMP's, not the process's
+        try:
+            if self._warm_up:
+                self._warm_up()
+        except Exception as error:
+            self._warm.set_exception(error)
+            return
+        self._beat = time.monotonic()
+        self._warm.set_result(None)
         try:
             while not self._stopping.is_set():
                 self._beat = time.monotonic()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from engine import checkpoint, codec
+from engine.attention import make_stock
 from engine.tokenizer import load_tokenizer
 
 PATH = "/sdapi/v1/txt2img"
@@ -57,8 +58,7 @@ class Pipeline:
         torch.set_num_threads(threads)
         loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
         unet, vae, text_encoder = loaded.modules
-        for layer in unet.modules():
-            vars(layer).pop("forward", None)  # attention is diffusers' own here
+        make_stock(unet)
         tokenizer = load_tokenizer()
         tokenizer.model_max_length = 77
         tokenizer.pad_token = "<|endoftext|>"

@@ -17,6 +17,13 @@ def test_a_gpu_is_used_where_one_is_asked_for() -> None:
     assert CheckpointConfig(name="a", path=Path("a"), num_gpus=0.5).torch_device == "cuda"
 
 
+def test_yamls_bare_off_is_a_word() -> None:
+    config = CheckpointConfig.model_validate(
+        {"name": "a", "path": "a", "num_gpus": 1, "compile": False, "cuda_graphs": False}
+    )
+    assert (config.compile, config.cuda_graphs) == ("off", "off")
+
+
 @pytest.mark.parametrize(
     ("args", "key"),
     [
@@ -29,6 +36,19 @@ def test_a_gpu_is_used_where_one_is_asked_for() -> None:
         ({"name": "a", "path": "a", "quality": "fp8"}, "num_gpus"),
         ({"name": "a", "path": "a", "quality": "deepcache", "deepcache_interval": 1}, "deepcache_interval"),
         ({"name": "a", "path": "a", "device": "cuda"}, "num_gpus"),
+        ({"name": "a", "path": "a", "attention": "flash"}, "attention"),
+        ({"name": "a", "path": "a", "attention": "fast", "num_gpus": 1}, "attention"),
+        ({"name": "a", "path": "a", "compile": "default"}, "compile"),
+        ({"name": "a", "path": "a", "compile": True, "num_gpus": 1}, "compile"),
+        ({"name": "a", "path": "a", "compile": "default", "num_gpus": 1, "strict": True}, "compile"),
+        ({"name": "a", "path": "a", "cuda_graphs": "on", "num_gpus": 1}, "cuda_graphs"),
+        ({"name": "a", "path": "a", "row_counts": [2, 4]}, "row_counts"),
+        ({"name": "a", "path": "a", "row_counts": [4, 2], "num_gpus": 1}, "row_counts"),
+        ({"name": "a", "path": "a", "row_counts": [0], "num_gpus": 1}, "row_counts"),
+        ({"name": "a", "path": "a", "row_counts": [2, 32], "num_gpus": 1}, "max_rows"),
+        ({"name": "a", "path": "a", "row_counts": [2], "num_gpus": 1, "strict": True}, "row_counts"),
+        ({"name": "a", "path": "a", "sizes": [[512, 512]]}, "sizes"),
+        ({"name": "a", "path": "a", "sizes": [[512, 500]], "num_gpus": 1}, "sizes"),
         (
             {
                 "name": "a",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
-from engine.protocol import InvalidJob, JobAborted, StepStats, Unavailable
+from engine.protocol import CheckpointError, InvalidJob, JobAborted, StepStats, Unavailable
 from engine.worker import Worker
 from tests.jobs import make_job
 
@@ -138,3 +138,24 @@ async def test_only_the_engines_own_thread_computes_with_more_threads(checkpoint
     await worker.stop()
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
+
+
+async def test_warming_up_is_done_in_the_engines_thread_before_start_returns(
+    checkpoint: LoadedCheckpoint,
+) -> None:
+    threads: list[str] = []
+    worker = Worker(Engine(checkpoint), warm_up=lambda: threads.append(threading.current_thread().name))
+    worker.start()
+    assert threads == ["engine"]
+    await worker.run(make_job())
+    await worker.stop()
+
+
+async def test_what_fails_while_warming_up_fails_the_start(checkpoint: LoadedCheckpoint) -> None:
+    def fail() -> None:
+        raise CheckpointError("attention: xformers is not installed")
+
+    worker = Worker(Engine(checkpoint), warm_up=fail)
+    with pytest.raises(CheckpointError, match="attention"):
+        worker.start()
+    await until(lambda: not worker.alive)
