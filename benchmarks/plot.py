@@ -1,0 +1,53 @@
+"""Pictures a second as bars, a panel for each workload, with 95 % intervals over the repeats."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import Interval, mean
+from benchmarks.load import Measurement
+from benchmarks.report import Report, by_system, of_workload
+
+Panel = tuple[str, Mapping[str, Interval]]
+WIDTH, HEIGHT = 3.2, 2.8
+"""Inches of a panel."""
+
+
+def draw(report: Report, path: Path) -> None:
+    """Writes a PNG; nothing where no workload has a rate of its own to compare."""
+    from matplotlib.figure import Figure  # of the extra `bench`
+
+    shown = list(panels(report))
+    if not shown:
+        return
+    figure = Figure(figsize=(WIDTH * len(shown), HEIGHT), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)
+    for axis, (title, systems) in zip(axes[0], shown, strict=True):
+        draw_panel(axis, title, systems)
+    axes[0][0].set_ylabel("pictures/s")
+    figure.suptitle(report.machine, fontsize=6)
+    figure.savefig(path, dpi=150)
+
+
+def draw_panel(axis: Any, title: str, systems: Mapping[str, Interval]) -> None:
+    values = [each.value for each in systems.values()]
+    below = [each.value - each.low for each in systems.values()]
+    above = [each.high - each.value for each in systems.values()]
+    axis.bar(list(systems), values, yerr=[below, above], capsize=3)
+    axis.set_title(title, fontsize=9)
+    axis.tick_params(axis="x", labelrotation=45, labelsize=8)
+
+
+def panels(report: Report) -> Iterator[Panel]:
+    """A title, and pictures a second by system. `slo` has no such rate: what it offers is set."""
+    for setup in report.setups:
+        for workload in setup.workloads:
+            results = of_workload(report.measurements, setup, workload)
+            levels = list(dict.fromkeys(m.level for m in results)) if workload != "slo" else []
+            for level in levels:
+                suffix = f", {level:.0%}" if len(levels) > 1 else ""
+                yield f"{setup.model}, {workload}{suffix}", rates(by_system(results, level))
+
+
+def rates(systems: Mapping[str, Sequence[Measurement]]) -> dict[str, Interval]:
+    return {name: mean([m.pictures_per_second for m in runs]) for name, runs in systems.items()}
