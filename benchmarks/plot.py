@@ -1,5 +1,6 @@
 """Pictures a second as bars, a panel for each workload, with 95 % intervals over the repeats."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from benchmarks.report import Report, by_system, of_workload
 Panel = tuple[str, Mapping[str, Interval]]
 WIDTH, HEIGHT = 3.2, 2.8
 """Inches of a panel."""
+CHARACTERS = 60
+"""Of the smallest letters that fit over one."""
 
 
 def draw(report: Report, path: Path) -> None:
@@ -25,7 +28,7 @@ def draw(report: Report, path: Path) -> None:
     for axis, (title, systems) in zip(axes[0], shown, strict=True):
         draw_panel(axis, title, systems)
     axes[0][0].set_ylabel("pictures/s")
-    figure.suptitle(report.machine, fontsize=6)
+    figure.suptitle(textwrap.fill(report.machine, CHARACTERS * len(shown)), fontsize=6)
     figure.savefig(path, dpi=150)
 
 

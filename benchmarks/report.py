@@ -303,9 +303,9 @@ def keeps_up(measurement: Measurement, setup: Setup) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
     from benchmarks.plot import draw  # which imports this module
 
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path, help="JSON that `benchmarks.serving` has written")
     args = parser.parse_args()
     report = from_json(args.results.read_text())
