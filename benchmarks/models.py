@@ -24,6 +24,8 @@ from tools.ldm_layout import export_ldm
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo.safetensors"
 
 LORA_RANK = 8
+LORA_DEVIATION = 0.25
+"""So that it shows in a picture, by which outputs are compared."""
 
 STAND_IN: Mapping[str, Mapping[str, Any]] = {
     "unet": {
@@ -110,4 +112,4 @@ def write_loras(path: Path, folder: Path) -> None:
     (unet, *_) = load_checkpoint(path, device="cpu", dtype="float32").modules
     folder.mkdir()
     for rank in range(LORAS):
-        write_lora(folder / f"{lora_name(rank)}.safetensors", unet, LORA_RANK)
+        write_lora(folder / f"{lora_name(rank)}.safetensors", unet, LORA_RANK, LORA_DEVIATION)

@@ -257,6 +257,11 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "loras": Workload(loras, clients=16, site=WITH_LORAS),
     "replica-kill": Workload(
-        mixed, clients=16, levels=(0.0, 1.0), level_is="of one replica killed", site=TWO_REPLICAS, kills=True
+        mixed,
+        clients=16,
+        levels=(0.0, 1.0),
+        level_is="of the repeats lose a replica",
+        site=TWO_REPLICAS,
+        kills=True,
     ),
 }
