@@ -1,5 +1,6 @@
 """Pictures a second as bars, a panel for each workload, with 95 % intervals over the repeats."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from benchmarks.report import Report, by_system, of_workload
 Panel = tuple[str, Mapping[str, Interval]]
 WIDTH, HEIGHT = 3.2, 2.8
 """Inches of a panel."""
+ACROSS = 4
+"""The most panels side by side."""
 CHARACTERS = 60
 """Of the smallest letters that fit over one."""
 
@@ -23,12 +26,13 @@ def draw(report: Report, path: Path) -> None:
     shown = list(panels(report))
     if not shown:
         return
-    figure = Figure(figsize=(WIDTH * len(shown), HEIGHT), layout="constrained")
-    axes = figure.subplots(1, len(shown), squeeze=False)
-    for axis, (title, systems) in zip(axes[0], shown, strict=True):
-        draw_panel(axis, title, systems)
-    axes[0][0].set_ylabel("pictures/s")
-    figure.suptitle(textwrap.fill(report.machine, CHARACTERS * len(shown)), fontsize=6)
+    across = min(len(shown), ACROSS)
+    down = math.ceil(len(shown) / across)
+    figure = Figure(figsize=(WIDTH * across, HEIGHT * down), layout="constrained")
+    for place, (title, systems) in enumerate(shown, start=1):
+        draw_panel(figure.add_subplot(down, across, place), title, systems)
+    figure.supylabel("pictures/s", fontsize=8)
+    figure.suptitle(textwrap.fill(report.machine, CHARACTERS * across), fontsize=6)
     figure.savefig(path, dpi=150)
 
 

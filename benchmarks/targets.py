@@ -9,7 +9,7 @@ runs none.
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -182,12 +182,12 @@ def table(kept: Mapping[str, Kept], cost: Sequence[str] = ()) -> Iterator[str]:
 
 
 def cost_row(folder: Path) -> list[str]:
-    """Of the `cost_ms` in the last of COST_FILES; empty without one."""
+    """Of the `service_ms` in the last of COST_FILES; empty without one."""
     files = sorted(folder.glob(COST_FILES))
     if not files:
         return []
     found = json.loads(files[-1].read_text())
-    cost, requests = float(found["cost_ms"]), str(found.get("requests", ""))
+    cost, requests = float(found["service_ms"]), str(found.get("requests", ""))
     says = verdict(-cost, -MOST_COST, -COST_AIM)
     bounds = [f"{MOST_COST:g} ms", f"{COST_AIM:g} ms"]
     about = "the service's cost of a request"
@@ -211,13 +211,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="row", help=f"all unless named: {', '.join(TARGETS)}")
     parser.add_argument("--print", action="store_true", help="what there is, without a run")
+    parser.add_argument("--requests", type=int, help="in each repeat, instead of the row's own number")
+    parser.add_argument("--repeats", type=int, help="instead of the row's own number")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = parser.parse_args()
     if unknown := set(args.rows) - TARGETS.keys():
         parser.error(f"row: {', '.join(sorted(unknown))} is not one of {', '.join(TARGETS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "targets.json"
-    for load, targets in runs([] if args.print else args.rows or list(TARGETS)):
+    for own, targets in runs([] if args.print else args.rows or list(TARGETS)):
+        load = replace(own, requests=args.requests or own.requests, repeats=args.repeats or own.repeats)
         kept = read(path) | measured(load, targets)
         path.write_text(json.dumps({name: asdict(each) for name, each in kept.items()}, indent=1) + "\n")
     text = "\n".join(table(read(path), cost_row(args.out))) + "\n"

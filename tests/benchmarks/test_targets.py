@@ -47,7 +47,7 @@ def test_rows_never_run_are_there_without_a_figure() -> None:
 def test_the_services_cost_is_of_its_last_file(tmp_path: Path, cost: float, says: str) -> None:
     assert cost_row(tmp_path) == []
     for day, value in (("01", 99.0), ("02", cost)):
-        (tmp_path / f"service-cost-2026-01-{day}.json").write_text(json.dumps({"cost_ms": value}))
+        (tmp_path / f"service-cost-2026-01-{day}.json").write_text(json.dumps({"service_ms": value}))
     *_, line = table({}, cost_row(tmp_path))
     assert f"| 12 ms | 6 ms | {cost:.1f} ms | {says} |" in line
 
