@@ -47,7 +47,7 @@ class Diffusion:
         self._config = config
         self._registry = registry
         replica = serve.get_replica_context().replica_id.unique_id
-        self._metrics = ReplicaMetrics(config.name, replica)
+        self._metrics = ReplicaMetrics(config.name, replica, registry.own.quality.shown)
         engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
         threads = config.cpu_threads or len(os.sched_getaffinity(0))
         self._worker = Worker(engine, registry, cpu_threads=threads if config.torch_device == "cpu" else None)
@@ -98,6 +98,7 @@ def _registry(config: CheckpointConfig) -> "Registry":
     from engine.checkpoint import load_checkpoint, make_strict, swap_checkpoint
     from engine.companions import Companions
     from engine.lora.store import LoraSettings
+    from engine.quality import quality_of
     from engine.registry import Registry
     from engine.upscalers.store import UpscalerSettings, UpscalerStore
     from engine.vae import VaeStore
@@ -115,6 +116,7 @@ def _registry(config: CheckpointConfig) -> "Registry":
             ),
             embeddings=config.embeddings_dir,
             digests=digests,
+            quality=quality_of(config.quality, config.deepcache_interval),
         )
         if config.strict:
             make_strict(loaded)

@@ -1,13 +1,16 @@
 """(x, σ, conditioning) -> denoised: scalings, ε- and v-prediction, guidance, the one UNet call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.conditioning import Cond
+from engine.deepcache import Turn, taking
 from engine.lora.layers import RowLoras, Weighted
 from engine.schedules import NoiseLevels
 
@@ -43,10 +46,17 @@ class Denoiser:
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
         self.device = next(unet.parameters()).device
+        self._turns: Sequence[Turn] = ()
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    def reusing(self, turns: Sequence[Turn]) -> Self:
+        """The same for one call, of rows that reuse features: full turns for all of them, or for none."""
+        own = copy(self)
+        own._turns = turns
+        return own
 
     def __call__(
         self,
@@ -82,8 +92,9 @@ class Denoiser:
         timesteps = torch.from_numpy(self.levels.timestep(np.array([sigma[row] for row in rows])))
         context, mask = _stacked([cond.context for cond in used])
         skip, scale = self._scales(sigmas)
+        unet = taking(self._turns, self.unet, rows) if self._turns else self.unet
         with self._loras.added([loras[row] for row in rows] if loras else []):
-            output = self.unet(
+            output = unet(
                 _with_beside(scaled[rows], used).to(self.dtype),
                 timesteps.to(self.device, torch.float32),
                 encoder_hidden_states=context.to(self.dtype),

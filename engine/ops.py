@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engine.codec import Decoder, Encoder
 from engine.conditioning import Cond, Conditioner
+from engine.deepcache import Turn
 from engine.denoiser import Denoiser
 from engine.lora.layers import Weighted
 from engine.precision import in_float32
@@ -175,7 +176,8 @@ class Evaluate:
 
     uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
     The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
-    `loras` are the row's own, and no part of the key. Answers NotFinite for a row that is not.
+    `loras` are the row's own, and no part of the key. A row that reuses features says whose `turn` it is.
+    Answers NotFinite for a row that is not.
     """
 
     name: ClassVar[str] = "evaluate"
@@ -191,6 +193,7 @@ class Evaluate:
     both: bool = False
     tiling: bool = False
     precise: bool = False
+    turn: Turn | None = None
 
     @property
     def max_rows(self) -> int | None:
@@ -198,8 +201,9 @@ class Evaluate:
 
     @property
     def key(self) -> Hashable:
-        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
+        """Model, shape, padding, how much of the UNet runs; settings and prompts never belong to it."""
+        full = self.turn is None or self.turn.full
+        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise, full
 
     @property
     def width(self) -> int:
@@ -207,7 +211,8 @@ class Evaluate:
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
-        first, denoiser = batch[0], batch[0].denoiser
+        first = batch[0]
+        denoiser = first.denoiser.reusing([op.turn for op in batch if op.turn is not None])
         with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
             return _finite(
                 denoiser(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.conditioning import Cond
+from engine.deepcache import turns
 from engine.images import Canvas, latent_pixels
 from engine.noise import Noise
 from engine.ops import Encode, EncodeImage, Evaluate, Operation
@@ -173,11 +174,13 @@ class Pass:
         scale = _guidance_scale(self.job, self.sampler)
         done = 0
         conditioning, *refining = conditionings
+        turn = turns(conditioning.model.checkpoint.quality.full_every)
         try:
             x, sigma = next(evaluating)
             while True:
                 if refining and self._refines(done, sigma):
                     conditioning = refining.pop()
+                    turn = turns(conditioning.model.checkpoint.quality.full_every)
                 denoised = yield Evaluate(
                     denoiser=conditioning.model.checkpoint.denoiser,
                     x=x,
@@ -189,6 +192,7 @@ class Pass:
                     remaining=max(remaining - done, 1) + self.after,
                     loras=conditioning.model.loras.unet,
                     tiling=self.job.tiling,
+                    turn=next(turn),
                 )
                 done += 1
                 x, sigma = evaluating.send(denoised)

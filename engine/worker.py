@@ -195,6 +195,7 @@ def _known_here(prepared: Prepared) -> dict[str, str]:
         "VAE": prepared.vae.name if prepared.vae else "",
         "Lora hashes": prepared.lora_hashes,
         "TI hashes": prepared.embeddings,
+        "Quality": prepared.first[0].checkpoint.quality.shown,
     }
 
 
@@ -218,6 +219,7 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         vae_hash=prepared.vae.hash if prepared.vae else "",
         warnings=prepared.warnings,
         inpainting=prepared.first[0].checkpoint.kind.inpainting,
+        quality=prepared.first[0].checkpoint.quality.shown,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

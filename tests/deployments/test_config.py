@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config import CheckpointConfig, GatewayConfig, Offer
+from engine.quality import QUALITIES
 
 
 def test_a_checkpoint_needs_a_name_and_a_path() -> None:
@@ -24,6 +25,9 @@ def test_a_gpu_is_used_where_one_is_asked_for() -> None:
         ({"name": "a", "path": "a", "num_gpu": 1}, "num_gpu"),
         ({"name": "a", "path": "a", "dtype": "half"}, "dtype"),
         ({"name": "a", "path": "a", "max_rows": 0}, "max_rows"),
+        ({"name": "a", "path": "a", "quality": "int8"}, "quality"),
+        ({"name": "a", "path": "a", "quality": "fp8"}, "num_gpus"),
+        ({"name": "a", "path": "a", "quality": "deepcache", "deepcache_interval": 1}, "deepcache_interval"),
         ({"name": "a", "path": "a", "device": "cuda"}, "num_gpus"),
         (
             {
@@ -47,6 +51,15 @@ def test_a_gpu_is_used_where_one_is_asked_for() -> None:
 def test_a_wrong_checkpoint_is_refused_with_the_key_named(args: dict[str, object], key: str) -> None:
     with pytest.raises(ValidationError, match=rf"\b{key}\b"):
         CheckpointConfig.model_validate(args)
+
+
+def test_classes_of_quality_are_the_engines() -> None:
+    """An unknown one is answered with all of them."""
+    with pytest.raises(ValidationError) as refused:
+        CheckpointConfig.model_validate({"name": "a", "path": "a", "quality": "int8"})
+    assert all(f"'{name}'" in str(refused.value) for name in QUALITIES)
+    for name in QUALITIES:
+        CheckpointConfig.model_validate({"name": "a", "path": "a", "quality": name, "num_gpus": 1})
 
 
 @pytest.mark.parametrize(
