@@ -93,7 +93,8 @@ def to_markdown(report: Report) -> str:
         "other, beginning with another each time, while all were up. All have the same weights, float32 "
         "unless their name says otherwise, and PNG code. In brackets 95 % bootstrap intervals over the "
         "repeats; percentiles are of all repeats together. CPU-seconds are of the server's whole process "
-        "tree.",
+        "tree. Of the engine: calls are never padded with rows, the host's time is that of a step outside "
+        "models, and the join delay is the mean from a job's coming to the replica to its first step.",
     ]
     for setup in report.setups:
         several = f", {setup.checkpoints} checkpoints" if setup.checkpoints > 1 else ""
@@ -205,7 +206,7 @@ def seconds_of(runs: Sequence[Measurement], kind: str) -> list[list[float]]:
 
 
 def engine_table(systems: Systems) -> Iterator[str]:
-    """What the service's own counters say. Calls have no rows that nobody asked for."""
+    """What the service's own counters say."""
     counted = {name: [m.engine for m in runs if m.engine] for name, runs in systems.items()}
     totals = {name: EngineCounts.total(each) for name, each in counted.items() if each}
     seen = {name: total for name, total in totals.items() if total.calls and total.jobs}

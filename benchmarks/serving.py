@@ -62,8 +62,8 @@ CAPACITY_SAMPLE = 32
 """Requests; steps differ so much that the mean of fewer would be a matter of luck."""
 CHECKED_STEPS = 8
 """The fewest of a picture that is compared."""
-LEAST_PSNR: Mapping[str, float] = {"atelier": 40.0, "atelier-bf16": 20.0}
-"""dB. Systems whose pictures differ by more than this do not do the same work."""
+LEAST_PSNR: Mapping[str, float] = {"atelier": 40.0, "atelier-bf16": 30.0}
+"""dB. Systems whose pictures differ by more than this do not do the same work; bfloat16 is seen at 48."""
 PACED = {"slo", "burst", "disconnects", "models-in-bursts"}
 """Workloads that go by the lock's capacity, or by that of the first system if the lock is not there."""
 
@@ -153,7 +153,7 @@ def checked(plan: Plan, traffic: Traffic) -> list[Request]:
 async def prepare(systems: Sequence[System], model: Model, plan: Plan, traffic: Traffic) -> Setup:
     """Warm up, check the output, and measure what the workloads are set by, the lock's capacity first."""
     psnr = min([await check_output(systems, each.body) for each in checked(plan, traffic)])
-    requests = list(mixed(replace(traffic, count=min(CAPACITY_SAMPLE, 4 * plan.requests))))
+    requests = list(mixed(replace(traffic, count=min(CAPACITY_SAMPLE, 2 * plan.requests))))
     each_once = [request(random.Random(97), model.size, steps=2, model=name) for name in traffic.checkpoints]
     capacity = 0.0
     unloaded: dict[str, dict[str, float]] = {}

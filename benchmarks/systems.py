@@ -32,6 +32,7 @@ PORTS = {
 DTYPES = {"atelier-bf16": "bfloat16"}
 """Of those that are not float32."""
 START_SECONDS = 600
+POLL_SECONDS = 0.5
 LOG_LINES = 20
 REPLICA = "ray::ServeReplica:"
 """How the process of a replica of Ray Serve calls itself, before application and deployment."""
@@ -65,11 +66,16 @@ class System:
         return total
 
     def engines(self) -> "Mapping[str, EngineCounts] | None":
-        """By replica; None of a system that does not tell."""
+        """By replica; None of a system that does not tell. Asks until all replicas answer."""
         if self.name not in OURS:
             return None
-        text = httpx2.get(f"{self.url}/metrics", headers=self.headers, timeout=60).text
-        return read_counts(text)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            text = httpx2.get(f"{self.url}/metrics", headers=self.headers, timeout=60).text
+            if len(counts := read_counts(text)) == self.replicas:
+                return counts
+            time.sleep(POLL_SECONDS)
+        raise RuntimeError(f"{self.name}: not all of {self.replicas} replicas answer")
 
     def swaps(self) -> "Swaps | None":
         """None of a system that does not swap."""
@@ -86,13 +92,6 @@ class System:
             except psutil.NoSuchProcess:
                 continue
         return [process for _, process in sorted(found, key=lambda each: each[0])]
-
-    def is_whole(self) -> bool:
-        """Whether all replicas are there: those of ours that answer, others' processes."""
-        engines = self.engines()
-        if engines is not None:
-            return len(engines) == self.replicas
-        return self.name != "ray" or len(self.replica_processes()) == self.replicas
 
 
 @dataclass(frozen=True)
@@ -252,17 +251,19 @@ def wait_ready(port: int, process: "subprocess.Popen[bytes]", log: Path) -> str:
                 return url
         except httpx2.HTTPError:
             pass
-        time.sleep(0.5)
+        time.sleep(POLL_SECONDS)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
     raise RuntimeError(f"nothing answers at port {port}; the server's last words:\n{end}")
 
 
 def wait_whole(system: System) -> None:
+    """Until all replicas are there: of ours those that answer, of others the processes."""
     deadline = time.monotonic() + START_SECONDS
-    while not system.is_whole():
+    while system.name == "ray" and len(system.replica_processes()) != system.replicas:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{system.name} has not all of its {system.replicas} replicas")
-        time.sleep(0.5)
+            raise RuntimeError(f"{system.name}: not all of {system.replicas} replicas are there")
+        time.sleep(POLL_SECONDS)
+    system.engines()
 
 
 def stop(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:

@@ -104,7 +104,7 @@ TARGETS: Mapping[str, Target] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """What a target's row came to."""
+    """What a target's row came to. `psnr`: the least of the run's output check, in dB, if there was one."""
 
     value: float
     low: float
@@ -113,6 +113,7 @@ class Kept:
     repeats: int
     date: str
     machine: str
+    psnr: float | None = None
     note: str = ""
 
 
@@ -148,6 +149,7 @@ def measured(load: Run, targets: Mapping[str, Target]) -> dict[str, Kept]:
             repeats=load.repeats,
             date=today,
             machine=seen_on,
+            psnr=setup.psnr,
             note=note,
         )
         for name, target in targets.items()
@@ -156,22 +158,14 @@ def measured(load: Run, targets: Mapping[str, Target]) -> dict[str, Kept]:
 
 def table(kept: Mapping[str, Kept], cost: Sequence[str] = ()) -> Iterator[str]:
     """`cost` is the row of what the service adds to a request, if that was measured."""
-    yield row("row", "what", "ours", "against", "at least", "aim", "measured", "", "repeats", "date")
-    yield "|---" * 10 + "|"
+    yield row(
+        "row", "what", "ours", "against", "at least", "aim", "measured", "", "PSNR, dB", "repeats", "date"
+    )
+    yield "|---" * 11 + "|"
     for name, target in TARGETS.items():
-        came_to = kept.get(name)
-        yield row(
-            name,
-            target.about,
-            target.ours,
-            target.theirs,
-            f"{target.at_least:g}×",
-            f"{target.aim:g}×",
-            told(Interval(came_to.value, came_to.low, came_to.high)) if came_to else "–",
-            verdict(came_to.value, target.at_least, target.aim) if came_to else "",
-            f"{came_to.repeats} × {came_to.requests}" if came_to else "",
-            came_to.date if came_to else "",
-        )
+        wanted = (f"{target.at_least:g}×", f"{target.aim:g}×")
+        came_to = cells(kept[name], target) if name in kept else ["–", "", "", "", ""]
+        yield row(name, target.about, target.ours, target.theirs, *wanted, *came_to)
     if cost:
         yield row(*cost)
     for note in dict.fromkeys(each.note for each in kept.values() if each.note):
@@ -179,6 +173,16 @@ def table(kept: Mapping[str, Kept], cost: Sequence[str] = ()) -> Iterator[str]:
     for seen_on in dict.fromkeys(each.machine for each in kept.values()):
         names = ", ".join(name for name, each in kept.items() if each.machine == seen_on)
         yield from ("", f"{names}: {seen_on}")
+
+
+def cells(kept: Kept, target: Target) -> list[str]:
+    return [
+        told(Interval(kept.value, kept.low, kept.high)),
+        verdict(kept.value, target.at_least, target.aim),
+        f"{kept.psnr:.0f}" if kept.psnr else "",
+        f"{kept.repeats} × {kept.requests}",
+        kept.date,
+    ]
 
 
 def cost_row(folder: Path) -> list[str]:
@@ -191,7 +195,8 @@ def cost_row(folder: Path) -> list[str]:
     says = verdict(-cost, -MOST_COST, -COST_AIM)
     bounds = [f"{MOST_COST:g} ms", f"{COST_AIM:g} ms"]
     about = "the service's cost of a request"
-    return ["service-cost", about, "atelier", "–", *bounds, f"{cost:.1f} ms", says, requests, files[-1].stem]
+    day = files[-1].stem.removeprefix("service-cost-")
+    return ["service-cost", about, "atelier", "–", *bounds, f"{cost:.1f} ms", says, "", requests, day]
 
 
 def verdict(value: float, at_least: float, aim: float) -> str:

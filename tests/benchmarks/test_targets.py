@@ -11,7 +11,7 @@ from benchmarks.report import Setup
 from benchmarks.targets import MIXED, TARGETS, Kept, cost_row, plan, runs, short_p99, table
 from benchmarks.workloads import WORKLOADS
 
-KEPT = Kept(3.5, 3.3, 3.7, requests=48, repeats=5, date="2026-01-01", machine="a machine")
+KEPT = Kept(3.5, 3.3, 3.7, requests=48, repeats=5, date="2026-01-01", machine="a machine", psnr=89.0)
 
 
 def test_rows_of_the_same_load_share_a_run_of_their_systems_alone() -> None:
@@ -34,7 +34,7 @@ def test_a_row_says_whether_the_target_was_met(value: float, says: str) -> None:
     lines = list(table({"mixed-lock": replace(KEPT, value=value)}))
     (line,) = [line for line in lines if line.startswith("| mixed-lock |")]
     assert "| 3.2× | 4× |" in line
-    assert f"| {value:.2f}× [3.30, 3.70] | {says} | 5 × 48 | 2026-01-01 |" in line
+    assert f"| {value:.2f}× [3.30, 3.70] | {says} | 89 | 5 × 48 | 2026-01-01 |" in line
 
 
 def test_rows_never_run_are_there_without_a_figure() -> None:
