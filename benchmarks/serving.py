@@ -241,7 +241,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
     parser.add_argument("--checkpoints", type=int, default=8, help="of the workloads `models`, up to 87")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in args.workload:
+        able = WORKLOADS[name].site.systems
+        if not set(able) & set(args.systems):
+            parser.error(f"--systems: workload {name} needs one of {', '.join(able)}")
+    return args
 
 
 def main() -> None:
