@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: serve test fuzz lint format bench setup
+.PHONY: serve test fuzz lint format bench targets setup
 
 serve: $(READY) ## the service on this machine; PORT=9000 chooses another port
 	@PORT=$(PORT) exec $(BIN)/python -m deployments.serve serve_config.yaml
@@ -28,6 +28,10 @@ format: $(READY)
 bench: $(READY) ## this service, diffusers behind a lock, LitServe and Ray Serve's example in one run, 20 minutes
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks.serving
+
+targets: $(READY) ## what this service is to reach on a CPU against others, and what it reaches, an hour
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.targets
 
 setup: $(READY)
 

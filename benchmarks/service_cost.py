@@ -33,6 +33,7 @@ from benchmarks.engine_overhead import jobs
 from benchmarks.load import PATH
 from benchmarks.machine import RESULTS, machine
 from benchmarks.models import stand_in
+from benchmarks.served import Served
 from benchmarks.systems import System, start
 from benchmarks.workloads import request
 from engine.checkpoint import load_checkpoint
@@ -189,7 +190,7 @@ def main() -> None:
         model = stand_in(Path(folder))
         worker = Worker(Engine(load_checkpoint(model.path, device="cpu", dtype="float32")), cpu_threads=1)
         worker.start()
-        with start("atelier", model.path, Path(folder), 1) as system:
+        with start("atelier", Served((model.path,), threads=1), Path(folder)) as system:
             cost = measure(system, worker, args.requests)
         asyncio.run(worker.stop())
     seen_on = machine()

@@ -32,6 +32,7 @@ class _Ticket:
 
     job: Job
     prepared: Prepared
+    arrived: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -92,9 +93,10 @@ class Worker:
         """
         if not self._thread.is_alive():
             raise Unavailable("the replica's engine has stopped", 1.0)
+        arrived = time.monotonic()
         loop = asyncio.get_running_loop()
         prepared = await self._prepared(job)
-        ticket = _Ticket(job, prepared, loop, loop.create_future())
+        ticket = _Ticket(job, prepared, arrived, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -176,7 +178,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job, ticket.prepared)
+            ticket.row = self._engine.add(ticket.job, ticket.prepared, ticket.arrived)
         except AtelierError as error:
             ticket.fail(error)
         else:

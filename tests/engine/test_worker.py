@@ -53,6 +53,25 @@ async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint) -> None
     assert max(s.jobs for s in steps) == 6
 
 
+async def test_wait_counts_the_step_that_ran_when_the_job_came(checkpoint: LoadedCheckpoint) -> None:
+    in_step, go_on = threading.Event(), threading.Event()
+
+    def hold(stats: StepStats) -> None:
+        in_step.set()
+        go_on.wait(20)
+
+    worker = Worker(Engine(checkpoint, on_step=hold))
+    worker.start()
+    first = asyncio.create_task(worker.run(make_job(steps=2)))
+    await asyncio.to_thread(in_step.wait, 20)
+    late = asyncio.create_task(worker.run(make_job(id="late", steps=2)))
+    await asyncio.sleep(0.2)
+    go_on.set()
+    assert (await late).timings.wait >= 0.2
+    await first
+    await worker.stop()
+
+
 async def test_cancelled_call_frees_its_row(worker: Worker) -> None:
     call = asyncio.create_task(worker.run(make_job(steps=1000)))
     await until(lambda: worker.load == (1, 0))
