@@ -4,7 +4,7 @@ Rows yield instances, each with the part of a checkpoint that it runs on; the en
 equal `key` and hands them to `run`, which answers one result each, in order.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
@@ -21,6 +21,7 @@ from engine.lora.layers import Weighted
 from engine.precision import in_float32
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
+from engine.samplers.combination import Combination, computed
 from engine.tiling import circular
 from engine.upscalers.resize import resize
 from engine.upscalers.upscaler import Upscaler
@@ -174,6 +175,8 @@ class Upscale:
 class Evaluate:
     """x (4, h, w) at σ to `denoised`, guided by conds, each with its weight, away from uncond.
 
+    x is computed with its neighbours'. `meanwhile` is called once the device has all its work, and again if
+    the call is repeated: for what the row will need whatever the answer is.
     uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
     The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
     `loras` are the row's own, and no part of the key. A row that reuses features says whose `turn` it is.
@@ -183,7 +186,7 @@ class Evaluate:
     name: ClassVar[str] = "evaluate"
 
     denoiser: Denoiser
-    x: Tensor
+    x: Combination
     sigma: float
     conds: Sequence[tuple[Cond, float]]
     uncond: Cond | None
@@ -194,6 +197,7 @@ class Evaluate:
     tiling: bool = False
     precise: bool = False
     turn: Turn | None = None
+    meanwhile: Callable[[], None] = lambda: None
 
     @property
     def max_rows(self) -> int | None:
@@ -216,17 +220,18 @@ class Evaluate:
         denoiser = first.denoiser.plain() if first.precise or first.tiling else first.denoiser
         denoiser = denoiser.reusing([op.turn for op in batch if op.turn is not None])
         with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
-            return _finite(
-                denoiser(
-                    x=[op.x for op in batch],
-                    sigma=[op.sigma for op in batch],
-                    conds=[op.conds for op in batch],
-                    uncond=[op.uncond for op in batch],
-                    guidance_scale=[op.guidance_scale for op in batch],
-                    loras=[op.loras for op in batch],
-                    both=[op.both for op in batch],
-                )
+            denoised = denoiser(
+                x=computed([op.x for op in batch]),
+                sigma=[op.sigma for op in batch],
+                conds=[op.conds for op in batch],
+                uncond=[op.uncond for op in batch],
+                guidance_scale=[op.guidance_scale for op in batch],
+                loras=[op.loras for op in batch],
+                both=[op.both for op in batch],
             )
+        for op in batch:
+            op.meanwhile()
+        return _finite(denoised)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
