@@ -21,6 +21,7 @@ from engine.graphs import Graphs, Recorder, Recording, Rerunning
 from engine.lora.store import LoraSettings
 from engine.ops import Evaluate
 from engine.row_counts import RowCounts
+from engine.samplers.combination import Combination
 from engine.unet import Inputs, evaluate
 from tests.drawing import drawn, evaluations
 from tests.jobs import make_job
@@ -236,7 +237,7 @@ def test_a_call_with_loras_tiling_or_in_float32_is_never_replayed(file: Path, tm
     again = [
         Evaluate(
             denoiser=loaded.denoiser,
-            x=torch.ones(4, 8, 8),
+            x=Combination.of(torch.ones(4, 8, 8)),
             sigma=1.0,
             conds=[(cond, 1.0)],
             uncond=cond,
