@@ -1,21 +1,17 @@
 """This service against other ways to serve the same checkpoint, in one run: `make bench`.
 
 Each model is served by all systems at once: diffusers behind a lock, LitServe with its dynamic batching, Ray
-Serve as its Stable Diffusion tutorial has it, and this service as `make serve` starts it. Each workload then
-goes to one system after the other, repeat by repeat, in an order that changes. Tables with the machine they
-were made on, and every latency as JSON, go to `benchmarks/results/`.
+Serve as its Stable Diffusion tutorial has it, Xinference if `make xinference` has installed it, and this
+service as `make serve` starts it. Each workload then goes to one system after the other, repeat by repeat, in
+an order that changes. Tables with the machine they were made on, and every latency as JSON, go to
+`benchmarks/results/`.
 
 torch has one thread in each system. With more, it matters which thread of Python calls the model: outside
 the main one, where all but LitServe call it, OpenMP took up to three times the CPU of one thread for no gain.
-
-Not here is Xinference: it pins other versions of diffusers and transformers, so that it would need an
-environment of its own; on a CPU it draws one picture at a time, as the lock does.
 """
 
 import argparse
 import asyncio
-import base64
-import io
 import math
 import os
 import platform
@@ -29,15 +25,15 @@ from datetime import date
 from pathlib import Path
 
 import httpx2
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from benchmarks.baselines import xinference
 from benchmarks.load import PATH, Measurement, Phase, drive, measure
 from benchmarks.machine import RESULTS, machine
 from benchmarks.models import MODELS, Model
+from benchmarks.pictures import decoded, mean_square
 from benchmarks.report import Setup, keeps_up, to_json, to_markdown
-from benchmarks.systems import PORTS, System, start
+from benchmarks.systems import PORTS, System, at_hand, start
 from benchmarks.workloads import NOT_YET, SLO_KINDS, WORKLOADS, Traffic, mixed, of_kind, request
 
 WARM_UP = 8
@@ -57,13 +53,12 @@ async def check_output(systems: Sequence[System], size: int) -> float | None:
     pictures = {}
     for system in systems:
         async with httpx2.AsyncClient(timeout=600, headers=system.headers) as client:
-            answer = await client.post(f"{system.url}{PATH}", json=body)
-        png = base64.b64decode(answer.raise_for_status().json()["images"][0])
-        pictures[system.name] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
+            answer = await client.post(f"{system.url}{PATH}", json=system.words(body))
+        pictures[system.name] = decoded(answer.raise_for_status().json())
     if "atelier" not in pictures or len(pictures) == 1:
         return None
     ours = pictures.pop("atelier")
-    worst = max(float(((ours - theirs) ** 2).mean()) for theirs in pictures.values())
+    worst = max(mean_square(ours, theirs) for theirs in pictures.values())
     psnr = 10 * math.log10(255**2 / max(worst, 1e-9))
     if psnr < LEAST_PSNR:
         raise RuntimeError(f"the systems draw different pictures: {psnr:.1f} dB")
@@ -132,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"Workloads not there yet: {planned}.")
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stand-in", "demo"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["mixed", "uniform"])
-    parser.add_argument("--systems", nargs="+", choices=PORTS, default=list(PORTS))
+    parser.add_argument("--systems", nargs="+", choices=PORTS, default=at_hand())
     parser.add_argument("--requests", type=int, default=20, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
@@ -156,6 +151,8 @@ def main() -> None:
             setups.append(asyncio.run(prepare(systems, model, args)))
             results += asyncio.run(run(systems, model, setups[-1], args))
         seen_on = f"{machine()} Threads of torch in each system: {args.threads}."
+        if "xinference" in args.systems:
+            seen_on += f" {xinference.about()}"
         text = to_markdown(f"Serving, {date.today()}", seen_on, setups, results)
         (args.out / f"{name}.md").write_text(text)
         (args.out / f"{name}.json").write_text(to_json(seen_on, setups, results))

@@ -17,8 +17,10 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.baselines import xinference
+
 ROOT = Path(__file__).resolve().parent.parent
-PORTS = {"lock": 18101, "litserve": 18102, "ray": 18104, "atelier": 18103}
+PORTS = {"lock": 18101, "litserve": 18102, "ray": 18104, "atelier": 18103, "xinference": 18105}
 START_SECONDS = 300
 LOG_LINES = 20
 
@@ -35,6 +37,10 @@ class System:
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
+
+    def words(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request's body as this system takes it."""
+        return xinference.translated(body) if self.name == "xinference" else body
 
     def cpu_seconds(self) -> float:
         """Of the server's whole process tree, without those that have ended."""
@@ -112,7 +118,7 @@ def start(name: str, checkpoint: Path, folder: Path, threads: int) -> Iterator[S
             command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
     try:
-        yield System(name, wait_ready(PORTS[name], process, log), key, psutil.Process(process.pid))
+        yield System(name, wait_ready(name, process, log), key, psutil.Process(process.pid))
     finally:
         stop(process, signal.SIGINT if name == "atelier" else signal.SIGTERM)
 
@@ -167,18 +173,26 @@ def serve_config(keys: Path, checkpoint: Path, threads: int) -> dict[str, Any]:
     return {"http_options": http, "applications": [gateway, replica]}
 
 
-def wait_ready(port: int, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_SECONDS
+def at_hand() -> list[str]:
+    """The systems that can be started: Xinference needs an environment of its own."""
+    return [name for name in PORTS if name != "xinference" or xinference.installed()]
+
+
+def wait_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    path, seconds = "/health/ready", START_SECONDS
+    if name == "xinference":
+        path, seconds = xinference.READY, xinference.START_SECONDS
+    url = f"http://127.0.0.1:{PORTS[name]}"
+    deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx2.get(f"{url}/health/ready", timeout=2).status_code == 200:
+            if httpx2.get(f"{url}{path}", timeout=2).status_code == 200:
                 return url
         except httpx2.HTTPError:
             pass
         time.sleep(0.5)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    raise RuntimeError(f"nothing answers at port {port}; the server's last words:\n{end}")
+    raise RuntimeError(f"nothing answers at port {PORTS[name]}; the server's last words:\n{end}")
 
 
 def stop(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:

@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-MODULES = {"lock": "lock", "litserve": "lit", "ray": "ray_serve"}
+MODULES = {"lock": "lock", "litserve": "lit", "ray": "ray_serve", "xinference": "xinference"}
 
 
 def main() -> None:

@@ -88,6 +88,11 @@ class Pipeline:
         ).images
         return images
 
+    def save(self, folder: Path, scheduler: Any) -> None:
+        """As a diffusers folder with this scheduler."""
+        self._pipeline.scheduler = scheduler
+        self._pipeline.save_pretrained(folder)
+
 
 def answer(image: Image.Image) -> dict[str, Any]:
     """The part of txt2img's response that is compared."""
