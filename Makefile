@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 XINFERENCE := .venv-xinference
 
-.PHONY: serve test fuzz lint format bench xinference setup
+.PHONY: serve test fuzz lint format bench targets xinference setup
 
 serve: $(READY) ## the service on this machine; PORT=9000 chooses another port
 	@PORT=$(PORT) exec $(BIN)/python -m deployments.serve serve_config.yaml
@@ -30,6 +30,10 @@ bench: $(READY) ## this service, diffusers behind a lock, LitServe, Ray Serve's 
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@$(MAKE) --no-print-directory xinference || echo "Xinference cannot be installed here: the others run without it."
 	$(BIN)/python -m benchmarks.serving
+
+targets: $(READY) ## what this service is to reach on a CPU against others, and what it reaches, an hour
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.targets
 
 xinference: $(XINFERENCE)/.ready ## what the benchmark needs of Xinference, once
 

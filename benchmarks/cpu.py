@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from benchmarks.machine import RESULTS, machine
 from benchmarks.models import DEMO, stand_in
-from engine.attention import make_lean
+from engine.attention import make_lean, make_stock
 from engine.checkpoint import load_checkpoint
 from engine.denoiser import Denoiser
 
@@ -47,11 +46,6 @@ def times(call: Callable[[], object], count: int, clock: Callable[[], float]) ->
     return seconds[2:]
 
 
-def with_diffusers_attention(unet: nn.Module) -> None:
-    for layer in unet.modules():
-        vars(layer).pop("forward", None)
-
-
 def attention(rows: int, rounds: int) -> str:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +53,7 @@ def attention(rows: int, rounds: int) -> str:
     call = caller(denoiser, rows, 8)
     seconds: dict[str, list[float]] = {"diffusers": [], "ours": []}
     for _ in range(rounds):
-        for name, prepare in (("diffusers", with_diffusers_attention), ("ours", make_lean)):
+        for name, prepare in (("diffusers", make_stock), ("ours", make_lean)):
             prepare(denoiser.unet)
             seconds[name] += times(call, 10, time.process_time)
     return line(f"attention, {rows} rows", list(seconds), list(seconds.values()))

@@ -2,14 +2,18 @@
 
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 RESAMPLES = 2000
 SLO_FACTOR = 5.0
 """A request is in time if it takes at most this many times what its kind takes alone."""
 SLO_SHARE = 0.9
 """A system keeps up with a rate at which this share of requests is in time."""
+
+Repeat = TypeVar("Repeat")
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,36 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
     The interval is from resampling the repeats as pairs: a slow quarter of an hour that met both systems
     does not widen it. With one repeat it has no width.
     """
+    return _resampled(ours, theirs, statistics.fmean)
+
+
+def ratio_of_percentiles(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]], share: float
+) -> Interval:
+    """As `ratio`, of a percentile of all repeats' values together."""
+    return _resampled(ours, theirs, lambda repeats: percentile(list(chain(*repeats)), share))
+
+
+def mean(values: Sequence[float]) -> Interval:
+    """With its interval from resampling; NaN of no values."""
+    if not values:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    return _resampled(values, [1.0] * len(values), statistics.fmean)
+
+
+def _resampled(
+    ours: Sequence[Repeat], theirs: Sequence[Repeat], figure: Callable[[Sequence[Repeat]], float]
+) -> Interval:
+    """The ratio of a figure of all repeats, and its interval from resampling the repeats as pairs."""
+
+    def ratio_of(pairs: Sequence[tuple[Repeat, Repeat]]) -> float:
+        numerator, denominator = (figure(each) for each in zip(*pairs, strict=True))
+        return numerator / denominator if denominator else float("inf")
+
     rng = random.Random(0)
     pairs = list(zip(ours, theirs, strict=True))
-    drawn = sorted(_ratio_of_means(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
-    return Interval(_ratio_of_means(pairs), percentile(drawn, 0.025), percentile(drawn, 0.975))
-
-
-def _ratio_of_means(pairs: Sequence[tuple[float, float]]) -> float:
-    numerator, denominator = (statistics.fmean(each) for each in zip(*pairs, strict=True))
-    return numerator / denominator if denominator else float("inf")
+    drawn = sorted(ratio_of(rng.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
+    return Interval(ratio_of(pairs), percentile(drawn, 0.025), percentile(drawn, 0.975))
 
 
 def in_time(latencies: Sequence[tuple[str, float]], missing: int, unloaded: Mapping[str, float]) -> float:

@@ -36,15 +36,17 @@ ATTENTION = ".attentions."
 """What common LoRAs change: the layers of the transformer blocks."""
 
 
-def write_lora(path: Path, unet: nn.Module, rank: int) -> None:
-    """A random LoRA of the UNet's attention, in kohya's layout, as float16."""
+def write_lora(path: Path, unet: nn.Module, rank: int, deviation: float = 1 / 32) -> None:
+    """A random LoRA of the UNet's attention, in kohya's layout, as float16; `deviation` is of its numbers."""
     tensors: dict[str, Tensor] = {}
     for name, layer in unet.named_modules():
         if ATTENTION in name and isinstance(layer, nn.Linear | nn.Conv2d):
             out, into, *kernel = layer.weight.shape
             key = f"lora_unet_{name.replace('.', '_')}"
-            tensors[f"{key}.lora_down.weight"] = torch.randn(rank, into, *kernel).half() / 32
-            tensors[f"{key}.lora_up.weight"] = torch.randn(out, rank, *(1 for _ in kernel)).half() / 32
+            tensors[f"{key}.lora_down.weight"] = (torch.randn(rank, into, *kernel) * deviation).half()
+            tensors[f"{key}.lora_up.weight"] = (
+                torch.randn(out, rank, *(1 for _ in kernel)) * deviation
+            ).half()
     save_file(tensors, path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,17 @@ from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from benchmarks.engine_overhead import full_size
+from benchmarks.lora_rows import write_lora
+from benchmarks.workloads import LORAS, lora_name
+from engine.checkpoint import load_checkpoint
 from engine.families.family import ARCHITECTURE_KEY
 from tools.ldm_layout import export_ldm
 
 DEMO = Path(__file__).resolve().parent.parent / "models" / "demo.safetensors"
+
+LORA_RANK = 8
+LORA_DEVIATION = 0.25
+"""So that it shows in a picture, by which outputs are compared."""
 
 STAND_IN: Mapping[str, Mapping[str, Any]] = {
     "unet": {
@@ -53,22 +61,27 @@ STAND_IN: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """`size` is the side in pixels of its pictures here."""
+    """`size` is the side in pixels of its pictures here, `brief` what their usual steps are divided by."""
 
     name: str
     about: str
     path: Path
     size: int
+    brief: int = 1
 
 
-def demo(folder: Path) -> Model:
-    return Model("demo", "the demo checkpoint", DEMO, 128)
+def demo(folder: Path, seed: int = 0) -> Model:
+    """Beyond seed 0 a copy."""
+    path = folder / f"demo-{seed}.safetensors" if seed else DEMO
+    if seed:
+        shutil.copyfile(DEMO, path)
+    return Model("demo", "the demo checkpoint", path, 128)
 
 
-def stand_in(folder: Path) -> Model:
+def stand_in(folder: Path, seed: int = 0) -> Model:
     """On a CPU each of its calls costs what a GPU's cost: the launches, hardly the arithmetic."""
-    path = folder / "stand-in.safetensors"
-    torch.manual_seed(0)
+    path = folder / f"stand-in-{seed}.safetensors"
+    torch.manual_seed(seed)
     export_ldm(
         path,
         UNet2DConditionModel(**STAND_IN["unet"]),
@@ -79,16 +92,24 @@ def stand_in(folder: Path) -> Model:
     return Model("stand-in", "a tiny UNet with random weights, on 8×8 latents bound by launches", path, 64)
 
 
-def full(folder: Path) -> Model:
+def full(folder: Path, seed: int = 0) -> Model:
     """2 GB, written once: below XDG_CACHE_HOME."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "atelier"
-    path = cache / "bench-full.safetensors"
+    path = cache / (f"bench-full-{seed}.safetensors" if seed else "bench-full.safetensors")
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         export_ldm(path, *full_size())
-    return Model("full", "Stable Diffusion 1.5's full size with random weights", path, 128)
+    return Model("full", "Stable Diffusion 1.5's full size with random weights", path, 128, brief=8)
 
 
-MODELS: Mapping[str, Callable[[Path], Model]] = {"stand-in": stand_in, "demo": demo, "full": full}
-"""By name; each takes a folder for files that need not outlive the run."""
+MODELS: Mapping[str, Callable[..., Model]] = {"stand-in": stand_in, "demo": demo, "full": full}
+"""By name; each takes a folder for files that need not outlive the run, and a seed for the weights."""
+
+
+def write_loras(path: Path, folder: Path) -> None:
+    """LORAS random files for the UNet of a checkpoint."""
+    (unet, *_) = load_checkpoint(path, device="cpu", dtype="float32").modules
+    folder.mkdir()
+    for rank in range(LORAS):
+        write_lora(folder / f"{lora_name(rank)}.safetensors", unet, LORA_RANK, LORA_DEVIATION)

@@ -3,7 +3,10 @@
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
+
+from benchmarks import gentd26
 
 SAMPLERS = ("Euler", "Euler a", "Heun", "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "DDIM")
 STEPS = (4, 8, 20, 30, 50)
@@ -27,6 +30,32 @@ BURST = 10
 """How many times more requests come during a burst."""
 PATIENCE = 4
 """Those who leave do so within the time that the lock needs for this many pictures."""
+LORAS = 1000
+LORA_SHARE = 0.2
+"""Of the requests of workload `loras`."""
+LORA_ZIPF = 0.75
+"""Uses fall with the rank to this power: the ten most popular have a fifth, as in GenTD26."""
+LORA_WEIGHTS = (0.6, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a workload needs of a server, and the `systems` that have it. Those with equal ones share a start.
+
+    `several` checkpoints, of the same architecture; LORAS files of LoRAs; so many `replicas`.
+    """
+
+    systems: tuple[str, ...]
+    several: bool = False
+    loras: bool = False
+    replicas: int = 1
+
+
+OURS = ("atelier", "atelier-bf16")
+PLAIN = Site(("lock", "litserve", "ray", "xinference", *OURS))
+SEVERAL = Site(("lock", "litserve", "ray", "swap", *OURS), several=True)
+WITH_LORAS = Site(("lock", "litserve", "ray", *OURS), loras=True)
+TWO_REPLICAS = Site(("ray", *OURS), replicas=2)
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,8 @@ class Traffic:
 
     `size` is the side of a usual picture in pixels, `capacity` the pictures a second that the lock draws,
     so that every system meets the same requests at the same times. `level` is one of the workload's.
+    `checkpoints` are the names of those that the servers have. Steps are divided by `brief`, for a model on
+    which the usual ones would take too long.
     """
 
     size: int
@@ -53,16 +84,26 @@ class Traffic:
     seed: int
     capacity: float
     level: float = 1.0
+    checkpoints: tuple[str, ...] = ("bench",)
+    brief: int = 1
+
+    def steps(self, usual: int) -> int:
+        return usual if self.brief == 1 else max(2, round(usual / self.brief))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`clients` send one request after the other; None is as many as are due. It runs at each level."""
+    """`clients` send one request after the other; None is as many as are due. It runs at each level.
+
+    If it `kills`, a replica dies in the middle, at level 1.
+    """
 
     requests: Callable[[Traffic], Iterator[Request]]
     clients: int | None
     levels: tuple[float, ...] = (1.0,)
     level_is: str = ""
+    site: Site = PLAIN
+    kills: bool = False
 
 
 def request(rng: random.Random, size: int, **settings: Any) -> Request:
@@ -84,7 +125,7 @@ def uniform(traffic: Traffic) -> Iterator[Request]:
     """W1: all settings equal, which is where batching whole requests is at its best."""
     rng = random.Random(traffic.seed)
     for _ in range(traffic.count):
-        yield request(rng, traffic.size)
+        yield request(rng, traffic.size, steps=traffic.steps(20))
 
 
 def mixed(traffic: Traffic) -> Iterator[Request]:
@@ -94,7 +135,7 @@ def mixed(traffic: Traffic) -> Iterator[Request]:
         yield request(
             rng,
             traffic.size,
-            steps=rng.choice(STEPS),
+            steps=traffic.steps(rng.choice(STEPS)),
             sampler_name=rng.choice(SAMPLERS),
             cfg_scale=rng.choice(GUIDANCE),
         )
@@ -114,12 +155,13 @@ def slo(traffic: Traffic) -> Iterator[Request]:
     due = 0.0
     for _ in range(max(traffic.count, round(traffic.count * traffic.level))):
         due += rng.expovariate(traffic.level * traffic.capacity)
-        yield replace(of_kind(rng, traffic.size, rng.choice(SLO_KINDS)), due=due)
+        yield replace(of_kind(rng, traffic, rng.choice(SLO_KINDS)), due=due)
 
 
-def of_kind(rng: random.Random, size: int, kind: tuple[int, str, float]) -> Request:
-    steps, sampler, guidance = kind
-    made = request(rng, size, steps=steps, sampler_name=sampler, cfg_scale=guidance)
+def of_kind(rng: random.Random, traffic: Traffic, kind: tuple[int, str, float]) -> Request:
+    usual, sampler, guidance = kind
+    steps = traffic.steps(usual)
+    made = request(rng, traffic.size, steps=steps, sampler_name=sampler, cfg_scale=guidance)
     return replace(made, kind=f"{steps} × {sampler}, {guidance:g}")
 
 
@@ -128,7 +170,7 @@ def short_beside_long(traffic: Traffic) -> Iterator[Request]:
     rng = random.Random(traffic.seed)
     for _ in range(traffic.count):
         kind, steps = rng.choice([("short", 8), ("long", 50)])
-        yield replace(request(rng, traffic.size, steps=steps), kind=kind)
+        yield replace(request(rng, traffic.size, steps=traffic.steps(steps)), kind=kind)
 
 
 def burst(traffic: Traffic) -> Iterator[Request]:
@@ -149,6 +191,53 @@ def disconnects(traffic: Traffic) -> Iterator[Request]:
         yield replace(each, leaves=patience if leaves else None)
 
 
+def models(traffic: Traffic) -> Iterator[Request]:
+    """W4: a long tail of checkpoints, mostly 30 steps, as in GenTD26; samplers and guidance as in `mixed`."""
+    rng = random.Random(traffic.seed)
+    named = gentd26.checkpoints(random.Random(traffic.seed + 1), traffic.checkpoints)
+    for model in islice(named, traffic.count):
+        usual = rng.random() < gentd26.USUAL_SHARE
+        yield request(
+            rng,
+            traffic.size,
+            model=model,
+            steps=traffic.steps(gentd26.USUAL_STEPS if usual else rng.choice(STEPS)),
+            sampler_name=rng.choice(SAMPLERS),
+            cfg_scale=rng.choice(GUIDANCE),
+        )
+
+
+def models_in_bursts(traffic: Traffic) -> Iterator[Request]:
+    """W4, open loop: in the long run `level` times the lock's capacity."""
+    gaps = gentd26.gaps(random.Random(traffic.seed + 2), traffic.level * traffic.capacity)
+    due = 0.0
+    for each, gap in zip(models(traffic), gaps, strict=False):
+        due += gap
+        yield replace(each, due=due)
+
+
+def loras(traffic: Traffic) -> Iterator[Request]:
+    """W5: `mixed`, of which a fifth name one of LORAS LoRAs by Zipf's law."""
+    rng = random.Random(traffic.seed)
+    shares = [rank**-LORA_ZIPF for rank in range(1, LORAS + 1)]
+    for each in mixed(traffic):
+        (rank,) = rng.choices(range(LORAS), shares)
+        weight, has_one = rng.choice(LORA_WEIGHTS), rng.random() < LORA_SHARE
+        if has_one:
+            yield replace(with_lora(each, lora_name(rank), weight), kind="with a LoRA")
+        else:
+            yield replace(each, kind="without")
+
+
+def lora_name(rank: int) -> str:
+    return f"lora-{rank}"
+
+
+def with_lora(plain: Request, name: str, weight: float) -> Request:
+    prompt = f"{plain.body['prompt']} <lora:{name}:{weight}>"
+    return replace(plain, body={**plain.body, "prompt": prompt})
+
+
 WORKLOADS: Mapping[str, Workload] = {
     "uniform": Workload(uniform, clients=16),
     "mixed": Workload(mixed, clients=16),
@@ -162,11 +251,17 @@ WORKLOADS: Mapping[str, Workload] = {
     "short-beside-long": Workload(short_beside_long, clients=8),
     "burst": Workload(burst, clients=None, levels=(0.5,), level_is="of the lock's capacity beside the burst"),
     "disconnects": Workload(disconnects, clients=16, levels=(0.0, 0.3), level_is="of the clients leave"),
+    "models": Workload(models, clients=16, site=SEVERAL),
+    "models-in-bursts": Workload(
+        models_in_bursts, clients=None, levels=(0.5,), level_is="of the lock's capacity", site=SEVERAL
+    ),
+    "loras": Workload(loras, clients=16, site=WITH_LORAS),
+    "replica-kill": Workload(
+        mixed,
+        clients=16,
+        levels=(0.0, 1.0),
+        level_is="of the repeats lose a replica",
+        site=TWO_REPLICAS,
+        kills=True,
+    ),
 }
-
-NOT_YET: Mapping[str, str] = {
-    "models": "W4: 20 to 87 checkpoints by Zipf's law, in bursts",
-    "loras": "W5: 1,000 LoRAs by Zipf's law on a fifth of the requests",
-    "replica-kill": "W8: a replica dies under load",
-}
-"""Workloads that are planned; the numbers are theirs in the plan of this suite."""

@@ -19,6 +19,10 @@ def _yaml_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+PictureSide = Annotated[int, Field(ge=64, multiple_of=8)]
+"""Pixels."""
+
+
 class Config(BaseModel):
     """Unknown keys are errors."""
 
@@ -130,10 +134,34 @@ class CheckpointConfig(Config):
     """What needs more room than is left waits until another companion is not in use."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto` is float16 on a GPU and float32 on a CPU."""
+    quality: Literal["exact", "fp8", "deepcache"] = "exact"
+    """`fp8`: the UNet multiplies 8-bit floats; needs a GPU of compute capability 8.9 or later. `deepcache`:
+    of `deepcache_interval` evaluations one runs the whole UNet, the others reuse its inner features. Pictures
+    of these differ from exact ones, and say so in their infotext. Companions are of the same class."""
+    deepcache_interval: int = Field(default=3, ge=2)
+    """What a job keeps meanwhile is 10 MB for SD 1.5 at 512 × 512 in float16, 42 for SDXL at 1024 × 1024."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is CUDA where `num_gpus` asks for any of it."""
     max_rows: int = Field(default=16, ge=1)
     """Most model rows of one evaluation, where a guided job takes two."""
+    attention: Literal["auto", "torch", "flash", "cudnn", "efficient", "xformers"] = "auto"
+    """What computes attention on a GPU, where no mask is. `auto` is measured when first started there; with
+    `strict` and on a CPU it is `torch`, which leaves it to torch. `xformers` has to be installed."""
+    cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_yaml_off)] = "auto"
+    """Evaluations are recorded and replayed: on a GPU, unless `off`."""
+    most_graphs: int = Field(default=64, ge=1)
+    """Recordings kept of a checkpoint, each for a number of rows, a size of pictures and a length of prompts.
+    Their memory is no part of any budget here; when it runs out, half of them go."""
+    compile: Annotated[
+        Literal["off", "default", "max-autotune-no-cudagraphs"], BeforeValidator(_yaml_off)
+    ] = "off"
+    """A mode of torch.compile, on GPUs: what is tuned for is compiled before the replica is ready, which may
+    take minutes for each of `row_counts` and `sizes`. Everything else runs as it does without."""
+    row_counts: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Rows that recorded and compiled evaluations have, ascending; others are filled up to the next. Measured
+    when first started on a kind of GPU unless given, and kept in XDG_CACHE_HOME/atelier/profiles."""
+    sizes: tuple[tuple[PictureSide, PictureSide], ...] = ()
+    """Width and height of pictures to tune for. The size that the checkpoint is made for unless given."""
     strict: bool = False
     """A picture's bits depend on its job alone: jobs share no call, and draw as much slower together."""
     max_ongoing_jobs: int | None = Field(default=None, ge=1)
@@ -164,6 +192,42 @@ class CheckpointConfig(Config):
     def _cuda_needs_a_gpu(self) -> Self:
         if self.device == "cuda" and self.num_gpus == 0:
             raise ValueError("num_gpus: needed, because device is 'cuda'")
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_needs_a_gpu(self) -> Self:
+        if self.quality == "fp8" and self.torch_device == "cpu":
+            raise ValueError("quality: 'fp8' needs a GPU of compute capability 8.9 or later, so num_gpus")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_for_gpus_needs_one(self) -> Self:
+        if self.torch_device == "cpu":
+            for key, plain in (
+                ("attention", ("auto", "torch")),
+                ("compile", ("off",)),
+                ("row_counts", ((),)),
+                ("sizes", ((),)),
+            ):
+                if getattr(self, key) not in plain:
+                    raise ValueError(f"{key}: {getattr(self, key)!r} is for GPUs, and this runs on a CPU")
+        return self
+
+    @model_validator(mode="after")
+    def _strict_pictures_have_one_way(self) -> Self:
+        """What is chosen by measured times may be another at the next start."""
+        if self.strict and self.compile != "off":
+            raise ValueError("compile: excluded by strict, as compiled code may differ from start to start")
+        if self.strict and self.row_counts:
+            raise ValueError("row_counts: excluded by strict, whose calls are filled up to nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _row_counts_ascend(self) -> Self:
+        if list(self.row_counts) != sorted(set(self.row_counts)):
+            raise ValueError(f"row_counts: {list(self.row_counts)} do not ascend")
+        if self.row_counts and self.row_counts[-1] > self.max_rows:
+            raise ValueError(f"row_counts: {self.row_counts[-1]} is above max_rows, {self.max_rows}")
         return self
 
     @property

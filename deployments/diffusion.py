@@ -25,6 +25,7 @@ from engine.protocol import (
 if TYPE_CHECKING:  # torch is for replicas alone
     from engine.checkpoint import LoadedCheckpoint
     from engine.registry import Registry
+    from engine.tuning import Tuner, TuningSettings
 
 logger = logging.getLogger("ray.serve")
 
@@ -43,14 +44,20 @@ class Diffusion:
         from engine.worker import Worker
 
         torch.set_num_threads(1)  # here and in threads that prepare; the engine's has its own team
-        registry = _registry(config)
+        tuner = _tuner(config)
+        registry = _registry(config, tuner)
         self._config = config
         self._registry = registry
         replica = serve.get_replica_context().replica_id.unique_id
-        self._metrics = ReplicaMetrics(config.name, replica)
+        self._metrics = ReplicaMetrics(config.name, replica, registry.own.quality.shown)
         engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
         threads = config.cpu_threads or len(os.sched_getaffinity(0))
-        self._worker = Worker(engine, registry, cpu_threads=threads if config.torch_device == "cpu" else None)
+        self._worker = Worker(
+            engine,
+            registry,
+            cpu_threads=threads if config.torch_device == "cpu" else None,
+            warm_up=partial(tuner.tune, registry.own) if tuner else None,
+        )
         self._worker.start()
 
     async def run(self, job: Job) -> JobResult:
@@ -94,10 +101,40 @@ class Diffusion:
             _give_up(f"a step has taken {age:.0f} s")
 
 
-def _registry(config: CheckpointConfig) -> "Registry":
+def _tuner(config: CheckpointConfig) -> "Tuner | None":
+    """None on a CPU."""
+    if config.torch_device == "cpu":
+        return None
+    import torch
+
+    from engine.tuning import Tuner
+
+    return Tuner(_tuning(config), torch.device(config.torch_device))
+
+
+def _tuning(config: CheckpointConfig) -> "TuningSettings":
+    """In strict mode nothing is chosen by measured times, and no call filled up."""
+    from engine.profiles import cache_folder
+    from engine.tuning import TuningSettings
+
+    strict = config.strict
+    return TuningSettings(
+        attention="torch" if strict and config.attention == "auto" else config.attention,
+        graphs=config.cuda_graphs != "off",
+        compile=None if config.compile == "off" else config.compile,
+        max_rows=config.max_rows,
+        row_counts=tuple(range(1, config.max_rows + 1)) if strict else config.row_counts,
+        pictures=config.sizes,
+        most_graphs=config.most_graphs,
+        folder=cache_folder(),
+    )
+
+
+def _registry(config: CheckpointConfig, tuner: "Tuner | None") -> "Registry":
     from engine.checkpoint import load_checkpoint, make_strict, swap_checkpoint
     from engine.companions import Companions
     from engine.lora.store import LoraSettings
+    from engine.quality import quality_of
     from engine.registry import Registry
     from engine.upscalers.store import UpscalerSettings, UpscalerStore
     from engine.vae import VaeStore
@@ -115,9 +152,12 @@ def _registry(config: CheckpointConfig) -> "Registry":
             ),
             embeddings=config.embeddings_dir,
             digests=digests,
+            quality=quality_of(config.quality, config.deepcache_interval),
         )
         if config.strict:
             make_strict(loaded)
+        if tuner:
+            tuner.share(loaded)
         return loaded
 
     own = load(config.path)

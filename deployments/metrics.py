@@ -27,10 +27,17 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 class ReplicaMetrics:
     """What one replica of a checkpoint counts. Safe to call from any thread."""
 
-    def __init__(self, checkpoint: str, replica: str) -> None:
+    def __init__(self, checkpoint: str, replica: str, quality: str = "") -> None:
+        """`quality`: what its pictures say they are drawn in, empty for exact."""
         self._registry = registry = _registry()
         self._of = (checkpoint, replica)
         own = ("checkpoint", "replica")
+        Gauge(
+            "atelier_quality",
+            "1, with the class of quality that the replica draws in.",
+            (*own, "quality"),
+            registry=registry,
+        ).labels(*self._of, quality or "exact").set(1)
         self._wait = Histogram(
             "atelier_job_wait_seconds",
             "Time of finished jobs in the replica before their first operation.",

@@ -47,6 +47,8 @@ RAY_SETTINGS = {
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_PROXY_USE_GRPC": "1",  # from the proxy to the gateway, in place of actor calls
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**30),  # its own is 4 MB: less than a large PNG
     "RAY_worker_niceness": "0",  # Ray's own is 15: whatever else runs on the machine would come first
 }
 

@@ -18,6 +18,12 @@ AWAKENING = (DeploymentStatus.HEALTHY, DeploymentStatus.UPSCALING)
 """Without a replica, this is a deployment that is scaled to zero, or was until a job came."""
 
 
+PERIOD_SECONDS = 1.0
+LONGEST_SECONDS = 10.0
+SHARE = 0.05
+"""Of the time is spent looking, at most: the status of a hundred applications takes a while."""
+
+
 @dataclass(slots=True)
 class _Application:
     """`running_at` is when a replica was last seen running; `asleep`: scaled to zero on purpose."""
@@ -28,8 +34,13 @@ class _Application:
     sha256: str = ""
 
 
+def pause(took: float) -> float:
+    """Seconds until the next look, after one that took so long."""
+    return min(max(PERIOD_SECONDS, took / SHARE), LONGEST_SECONDS)
+
+
 class Watch:
-    """Looks at Serve's status once a period and remembers.
+    """Looks at Serve's status again and again, and remembers.
 
     `read_status` may block. `sha256_of` asks a replica of an application for its checkpoint's digest,
     and answers "" when it could not. An application that has lost its last replica counts as able to
@@ -51,14 +62,15 @@ class Watch:
         self._looked_at = clock()
         self._applications: Mapping[str, _Application] = {}
 
-    async def run(self, period_seconds: float = 1.0) -> None:
+    async def run(self) -> None:
         """Look for ever. What was seen last stays true while Serve's controller does not answer."""
         while True:
+            began = self._clock()
             try:
                 await self.look()
             except Exception:
                 logger.exception("Serve's status is not to be had")
-            await asyncio.sleep(period_seconds)
+            await asyncio.sleep(pause(self._clock() - began))
 
     async def look(self) -> None:
         status = await asyncio.to_thread(self._read_status)

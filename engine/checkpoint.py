@@ -18,11 +18,13 @@ from engine.denoiser import Denoiser
 from engine.embeddings import NO_EMBEDDINGS, Embeddings, load_embeddings
 from engine.families import sd1, told
 from engine.families.family import Kind, Modules, Weights
+from engine.fp8 import check_device, quantise
 from engine.header import InvalidFile
 from engine.lora.file import Lora, LowRank, layers
 from engine.lora.layers import RowLoras
 from engine.lora.store import LoraSettings, LoraStore
 from engine.protocol import CheckpointError, CheckpointLost
+from engine.quality import EXACT, Quality
 from engine.schedules import scaled_linear
 from engine.text_encoder import ClipTextEncoder
 from engine.tokenizer import load_tokenizer
@@ -58,11 +60,12 @@ class LoadedCheckpoint:
     decoder: Decoder
     loras: LoraStore
     embeddings: Embeddings
+    quality: Quality = EXACT
 
     @property
     def bytes(self) -> int:
         """What the weights take on the device."""
-        return sum(weight.nbytes for module in self.modules for weight in module.parameters())
+        return sum(weight.nbytes for module in self.modules for weight in module.state_dict().values())
 
 
 def load_checkpoint(
@@ -73,12 +76,13 @@ def load_checkpoint(
     loras: LoraSettings = NO_LORAS,
     embeddings: Path | None = None,
     digests: Digests | None = None,
+    quality: Quality = EXACT,
 ) -> LoadedCheckpoint:
     """Read a .safetensors file in the original LDM layout, into memory of its own.
 
     `dtype` "auto" is float16 on a GPU and float32 on a CPU. `digests` spares the hashing of a known file.
-    Takes as much memory as the weights, and one tensor's besides. Raises CheckpointError with the reason,
-    without the path.
+    Takes as much memory as the weights, also where those of `quality` take less, and one tensor's besides.
+    Raises CheckpointError with the reason, without the path.
     """
     target = _device(device)
     with _opened(path) as file:
@@ -94,6 +98,7 @@ def load_checkpoint(
             loras=loras,
             embeddings=load_embeddings(embeddings, _width(modules)) if embeddings else NO_EMBEDDINGS,
         )
+        loaded = in_quality(loaded, quality)
         sha256 = _fill(modules, named, file, digests or Digests())
     return _with_prediction(replace(loaded, sha256=sha256))
 
@@ -103,7 +108,8 @@ def swap_checkpoint(
 ) -> LoadedCheckpoint:
     """Another file's checkpoint in the modules of a loaded one, which must not be used any more.
 
-    Parameters keep their addresses, device and dtype; LoRAs and embeddings stay, prompts are encoded anew.
+    Parameters keep their addresses, device, dtype and quality, so graphs and compiled code stay; LoRAs and
+    embeddings stay, prompts are encoded anew.
     Raises CheckpointError, with nothing changed, for a file that cannot be used or is of another
     architecture. After every other error the modules are of no use: CheckpointLost, where the file could not
     be read to its end.
@@ -118,17 +124,23 @@ def swap_checkpoint(
             sha256 = _fill(loaded.modules, named, file, digests or Digests())
         except (InvalidFile, OSError, torch.OutOfMemoryError) as error:
             raise CheckpointLost(f"{path.name} could not be read to its end: {error}") from error
-    swapped = assemble(
-        *loaded.modules,
-        kind=kind,
-        device=loaded.device,
-        dtype=next(loaded.modules[0].parameters()).dtype,
-        embeddings=loaded.embeddings,
-    )
-    swapped = _with_prediction(replace(swapped, loras=loaded.loras, sha256=sha256))
+    swapped = _of_placed(loaded.modules, loaded.device, kind, loaded.loras, loaded.embeddings)
+    swapped = _with_prediction(replace(swapped, sha256=sha256, quality=loaded.quality))
+    swapped.denoiser.runs_like(loaded.denoiser)
     if loaded.denoiser.singly:
         make_strict(swapped)
     return swapped
+
+
+def in_quality(loaded: LoadedCheckpoint, quality: Quality) -> LoadedCheckpoint:
+    """An exact checkpoint in a class of quality; its modules are changed for it.
+
+    Raises CheckpointError, with nothing changed, where the device cannot.
+    """
+    if quality.name == "fp8":
+        check_device(loaded.device)
+        quantise(loaded.modules[0])
+    return replace(loaded, quality=quality)
 
 
 def make_strict(loaded: LoadedCheckpoint) -> None:
@@ -179,6 +191,15 @@ def assemble(
     for module in modules:
         place(module, device, torch.float32 if module is vae and dtype is torch.float16 else dtype)
     make_lean(unet)
+    store = LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype)
+    return _of_placed(modules, device, kind, store, embeddings)
+
+
+def _of_placed(
+    modules: Modules, device: torch.device, kind: Kind, loras: LoraStore, embeddings: Embeddings
+) -> LoadedCheckpoint:
+    """Of modules that are where and how they shall run. The conditioner's cache is empty."""
+    unet, vae, *text_encoders = modules
     return LoadedCheckpoint(
         sha256="",
         kind=kind,
@@ -194,7 +215,7 @@ def assemble(
         denoiser=_denoiser(unet, kind),
         encoder=Encoder(vae),
         decoder=Decoder(vae),
-        loras=LoraStore(loras, layers(unet, *text_encoders), device=device, dtype=dtype),
+        loras=loras,
         embeddings=embeddings,
     )
 
@@ -209,9 +230,18 @@ def place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         }
         module.load_state_dict(memory, assign=True)
     nn.Module.to(module, device, dtype)  # diffusers' own `to` warns
+    for convolution in module.modules():
+        if isinstance(convolution, nn.Conv2d):
+            weight = convolution.weight
+            weight.data = weight.data.contiguous(memory_format=conv_layout(device))
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
             raise CheckpointError(f"{type(module).__name__} has no values for {name}")
+
+
+def conv_layout(device: torch.device) -> torch.memory_format:
+    """How a convolution's weights lie in memory, and what passes through follows: a CPU is no faster so."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def _fill(modules: Modules, named: Sequence[Weights], file: TensorFile, digests: Digests) -> str:

@@ -1,15 +1,21 @@
 """(x, σ, conditioning) -> denoised: scalings, ε- and v-prediction, guidance, the one UNet call."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
 from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine.conditioning import Cond
+from engine.deepcache import Turn, taking
 from engine.lora.layers import RowLoras, Weighted
+from engine.row_counts import RowCounts
 from engine.schedules import NoiseLevels
+from engine.unet import Call, Inputs, evaluate
 
 
 def _epsilon(sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,20 +39,45 @@ class Denoiser:
     """Evaluates rows of one latent shape in one call of a UNet, whose output is one of PREDICTIONS.
 
     Latents stay float32; the UNet runs in its dtype of the moment, on x / √(σ² + 1) and t(σ). `singly` asks
-    its callers for one row at a time.
+    its callers for one row at a time. `call` may be replaced by what computes the same sooner as long as the
+    UNet is as it was placed, its weights' values aside; `row_counts` are those that it is made for.
     """
 
     def __init__(self, unet: nn.Module, levels: NoiseLevels, prediction: str = "epsilon") -> None:
         self.unet = unet
         self.singly = False
+        self._plain_call = partial(evaluate, unet)
+        self.call: Call = self._plain_call
+        self.row_counts: RowCounts | None = None
         self._scales = PREDICTIONS[prediction]
         self._loras = RowLoras(unet, lambda lora: lora.unet)
         self.levels = levels
         self.device = next(unet.parameters()).device
+        self._turns: Sequence[Turn] = ()
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    def most(self, area: int) -> int | None:
+        """Rows of latents of this area that a call should have at most; None: it does not matter."""
+        return self.row_counts.largest(area) if self.row_counts else None
+
+    def plain(self) -> "Denoiser":
+        """The same without `call`, for a UNet that is not as it was placed."""
+        plain = copy(self)
+        plain.call = self._plain_call
+        return plain
+
+    def runs_like(self, other: "Denoiser") -> None:
+        """Share what was made for the same UNet, whose weights have new values since."""
+        self.call, self.row_counts = other.call, other.row_counts
+
+    def reusing(self, turns: Sequence[Turn]) -> Self:
+        """The same for one call, of rows that reuse features: full turns for all of them, or for none."""
+        own = copy(self)
+        own._turns = turns
+        return own
 
     def __call__(
         self,
@@ -82,16 +113,19 @@ class Denoiser:
         timesteps = torch.from_numpy(self.levels.timestep(np.array([sigma[row] for row in rows])))
         context, mask = _stacked([cond.context for cond in used])
         skip, scale = self._scales(sigmas)
-        with self._loras.added([loras[row] for row in rows] if loras else []):
-            output = self.unet(
-                _with_beside(scaled[rows], used).to(self.dtype),
-                timesteps.to(self.device, torch.float32),
-                encoder_hidden_states=context.to(self.dtype),
-                encoder_attention_mask=mask,
-                added_cond_kwargs=self._added(used, latents.shape[2:]),
-                return_dict=False,
-            )[0].float()
-        *of_conds, of_uncond = output.split([len(index) for index in indices])
+        inputs = Inputs(
+            x=_with_beside(scaled[rows], used).to(self.dtype),
+            timesteps=timesteps.to(self.device, torch.float32),
+            context=context.to(self.dtype),
+            mask=mask,
+            **self._added(used, latents.shape[2:]),
+        )
+        with self._loras.added([loras[row] for row in rows] if loras else []) as changed:
+            call = self._plain_call if changed else self.call
+            if self._turns:
+                call = partial(evaluate, taking(self._turns, self.unet, rows))
+            output = call(inputs).float()
+        *of_conds, of_uncond = output.split_with_sizes([len(index) for index in indices])
         base = torch.zeros_like(latents).index_copy(0, indices[-1], of_uncond)
         sum_ = base
         for index, weight, of_cond in zip(indices[:-1], columns, of_conds, strict=True):
@@ -103,7 +137,7 @@ class Denoiser:
                 denoised[row] = torch.stack([denoised[row], unguided])
         return denoised
 
-    def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor] | None:
+    def _added(self, conds: Sequence[Cond], size: tuple[int, ...]) -> dict[str, Tensor]:
         """Podell et al. 2023: the pooled states, and the sizes in pixels: original, crop's corner, target.
 
         The original and the target are (height, width) of the latent times 8; nothing is cropped. The refiner
@@ -111,7 +145,7 @@ class Denoiser:
         """
         pooled = [cond.pooled for cond in conds if cond.pooled is not None]
         if not pooled:
-            return None
+            return {}
         height, width = (8 * side for side in size)
         scores = [cond.aesthetic_score for cond in conds]
         last = [[height, width] if score is None else [score] for score in scores]

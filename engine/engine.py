@@ -75,10 +75,11 @@ class Engine:
         """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
         return sum(row.started is not None for row in list(self._rows.values()))
 
-    def add(self, job: Job, prepared: Prepared | None = None) -> int:
+    def add(self, job: Job, prepared: Prepared | None = None, arrived: float | None = None) -> int:
         """Admit a job and return its row; it joins the next step.
 
-        What it needs is prepared here unless given, which stops all rows while something is loaded.
+        What it needs is prepared here unless given, which stops all rows while something is loaded. Its time
+        counts from when it `arrived`, on the monotonic clock: now, unless given.
 
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
@@ -89,7 +90,8 @@ class Engine:
         except Exception as error:
             raise _own_failure(error, "first step") from None
         now = time.monotonic()
-        row = Row(next(self._ids), job, program, added=now, operation=operation, asked=now)
+        added = now if arrived is None else arrived
+        row = Row(next(self._ids), job, program, added=added, operation=operation, asked=now)
         self._rows[row.id] = row
         self._enqueue(row)
         return row.id

@@ -50,7 +50,7 @@ class Noise:
         source: str = "cpu",
         change: Callable[[Tensor], Tensor] = lambda initial: initial,
     ) -> None:
-        self._seed, self._shape, self._device, self._source = seed, shape, device, source
+        self._seed, self._shape, self._source = seed, shape, source
         generator = Generator(source, seed)
         self._initial = change(generator.randn(shape)).to(device)
         self._steps = Generator(source, seed + seed_delta) if seed_delta else generator
@@ -73,21 +73,20 @@ class Noise:
         return self._initial
 
     def step(self, sigma: float, sigma_next: float) -> Tensor:
-        """The next step's standard normal noise, whatever its levels."""
-        return self._steps.randn(self._shape).to(self._device)
+        """The next step's standard normal noise, on the CPU, whatever its levels."""
+        return self._steps.randn(self._shape)
 
     def brownian(self, sigma_min: float, sigma_max: float) -> Callable[[float, float], Tensor]:
-        """Noise for steps between any two levels of this range: steps that overlap share theirs.
+        """Noise, on the CPU, for steps between any two levels of this range: steps that overlap share theirs.
 
         It depends on the seed alone, not on `seed_delta`.
         """
-        path = BrownianPath(
+        return BrownianPath(
             sigma_min,
             sigma_max,
             self._seed % _SEED_RANGE,
             lambda seed: Generator(self._source, seed).randn(self._shape),
-        )
-        return lambda sigma, sigma_next: path.noise(sigma, sigma_next).to(self._device)
+        ).noise
 
 
 def _varied(job: Job, initial: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Rows yield instances, each with the part of a checkpoint that it runs on; the en
 equal `key` and hands them to `run`, which answers one result each, in order.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from engine.codec import Decoder, Encoder
 from engine.conditioning import Cond, Conditioner
+from engine.deepcache import Turn
 from engine.denoiser import Denoiser
 from engine.lora.layers import Weighted
 from engine.precision import in_float32
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
+from engine.samplers.combination import Combination, computed
 from engine.tiling import circular
 from engine.upscalers.resize import resize
 from engine.upscalers.upscaler import Upscaler
@@ -173,15 +175,18 @@ class Upscale:
 class Evaluate:
     """x (4, h, w) at σ to `denoised`, guided by conds, each with its weight, away from uncond.
 
+    x is computed with its neighbours'. `meanwhile` is called once the device has all its work, and again if
+    the call is repeated: for what the row will need whatever the answer is.
     uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
     The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
-    `loras` are the row's own, and no part of the key. Answers NotFinite for a row that is not.
+    `loras` are the row's own, and no part of the key. A row that reuses features says whose `turn` it is.
+    Answers NotFinite for a row that is not.
     """
 
     name: ClassVar[str] = "evaluate"
 
     denoiser: Denoiser
-    x: Tensor
+    x: Combination
     sigma: float
     conds: Sequence[tuple[Cond, float]]
     uncond: Cond | None
@@ -191,15 +196,19 @@ class Evaluate:
     both: bool = False
     tiling: bool = False
     precise: bool = False
+    turn: Turn | None = None
+    meanwhile: Callable[[], None] = lambda: None
 
     @property
     def max_rows(self) -> int | None:
-        return 1 if self.denoiser.singly else None
+        _, height, width = self.x.shape
+        return 1 if self.denoiser.singly else self.denoiser.most(height * width)
 
     @property
     def key(self) -> Hashable:
-        """Model, shape, padding; settings and prompts, whatever their length, never belong to it."""
-        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise
+        """Model, shape, padding, how much of the UNet runs; settings and prompts never belong to it."""
+        full = self.turn is None or self.turn.full
+        return self.name, id(self.denoiser), tuple(self.x.shape), self.tiling, self.precise, full
 
     @property
     def width(self) -> int:
@@ -207,19 +216,22 @@ class Evaluate:
 
     @classmethod
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
-        first, denoiser = batch[0], batch[0].denoiser
+        first = batch[0]
+        denoiser = first.denoiser.plain() if first.precise or first.tiling else first.denoiser
+        denoiser = denoiser.reusing([op.turn for op in batch if op.turn is not None])
         with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
-            return _finite(
-                denoiser(
-                    x=[op.x for op in batch],
-                    sigma=[op.sigma for op in batch],
-                    conds=[op.conds for op in batch],
-                    uncond=[op.uncond for op in batch],
-                    guidance_scale=[op.guidance_scale for op in batch],
-                    loras=[op.loras for op in batch],
-                    both=[op.both for op in batch],
-                )
+            denoised = denoiser(
+                x=computed([op.x for op in batch]),
+                sigma=[op.sigma for op in batch],
+                conds=[op.conds for op in batch],
+                uncond=[op.uncond for op in batch],
+                guidance_scale=[op.guidance_scale for op in batch],
+                loras=[op.loras for op in batch],
+                both=[op.both for op in batch],
             )
+        for op in batch:
+            op.meanwhile()
+        return _finite(denoised)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from engine.conditioning import Cond
+from engine.deepcache import turns
 from engine.images import Canvas, latent_pixels
 from engine.noise import Noise
 from engine.ops import Encode, EncodeImage, Evaluate, Operation
 from engine.prepared import Model
 from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
 from engine.protocol import NOISE_SOURCES, InvalidJob, Job
-from engine.samplers import SAMPLERS, Evaluations, Sampler, Settings
+from engine.samplers import SAMPLERS, Sampler, Settings
+from engine.samplers.walk import walk
 from engine.schedules import TRAIN_STEPS
 
 MID_GREY = 127.5
@@ -162,25 +164,26 @@ class Pass:
         x: Tensor,
         noise: Noise,
         conditionings: Sequence[Conditioning],
-        inside: Callable[[Evaluations], Evaluations] | None = None,
+        inside: Callable[[Tensor], Tensor] | None = None,
     ) -> Generator[Operation, Tensor, Tensor]:
-        """From x at σ_0 to the finished latent; `inside` may change what the sampler sees."""
+        """From x at σ_0 to the finished latent; `inside` may change that, and each estimate of it."""
         step_noise = self.sampler.step_noise(noise, self.schedule)
-        evaluating = self.sampler.run(x, self.sigmas, step_noise, _settings(self.job))
-        if inside is not None:
-            evaluating = inside(evaluating)
+        masked = inside or (lambda latent: latent)
+        walking = walk(self.sampler, x, self.sigmas, step_noise, _settings(self.job))
         remaining = self.evaluations
         scale = _guidance_scale(self.job, self.sampler)
         done = 0
         conditioning, *refining = conditionings
+        turn = turns(conditioning.model.checkpoint.quality.full_every)
         try:
-            x, sigma = next(evaluating)
+            latent, sigma, meanwhile = next(walking)
             while True:
                 if refining and self._refines(done, sigma):
                     conditioning = refining.pop()
+                    turn = turns(conditioning.model.checkpoint.quality.full_every)
                 denoised = yield Evaluate(
                     denoiser=conditioning.model.checkpoint.denoiser,
-                    x=x,
+                    x=latent,
                     sigma=sigma,
                     conds=conditioning.conds(done),
                     uncond=conditioning.uncond(done),
@@ -189,12 +192,13 @@ class Pass:
                     remaining=max(remaining - done, 1) + self.after,
                     loras=conditioning.model.loras.unet,
                     tiling=self.job.tiling,
+                    turn=next(turn),
+                    meanwhile=meanwhile,
                 )
                 done += 1
-                x, sigma = evaluating.send(denoised)
+                latent, sigma, meanwhile = walking.send(masked(denoised))
         except StopIteration as finished:
-            latent: Tensor = finished.value
-            return latent
+            return masked(finished.value)
 
     def _refines(self, done: int, sigma: float) -> bool:
         """Whether the refiner takes over, before an evaluation at σ with so many done."""

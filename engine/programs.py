@@ -13,7 +13,6 @@ from engine.ops import Decode, EncodeImage, Operation, Picture
 from engine.passes import Pass
 from engine.prepared import Model, Prepared
 from engine.protocol import LATENT_UPSCALERS, Job
-from engine.samplers import Evaluations
 from engine.upscalers.resize import upscale_latent
 
 Program = Generator[Operation, Any, Picture]
@@ -106,25 +105,15 @@ def img2img(job: Job, prepared: Prepared) -> Program:
     if canvas.repaint is not None and init.mask is not None:
         repaint = torch.from_numpy(canvas.repaint).to(checkpoint.device)
         given = _content(given, repaint, noise.initial, init.mask.content)
-        inside = partial(_inside, repaint, given)
+        inside = partial(_blended, repaint, given)
     x = given + noise.initial * (only.sigmas[0] * init.noise_multiplier)
     x = yield from only.sample(x, noise, conditionings, inside)
     return (yield from _decoded(x, job, prepared.first))
 
 
-def _inside(repaint: Tensor, given: Tensor, evaluating: Evaluations) -> Evaluations:
-    """A sampler that finds, outside of what is to be repainted, that `given` is the clean latent."""
-
-    def blended(x: Tensor) -> Tensor:
-        return repaint * x + (1 - repaint) * given
-
-    try:
-        x, sigma = next(evaluating)
-        while True:
-            denoised = yield x, sigma
-            x, sigma = evaluating.send(blended(denoised))
-    except StopIteration as finished:
-        return blended(finished.value)
+def _blended(repaint: Tensor, given: Tensor, x: Tensor) -> Tensor:
+    """`given`, and x where it is to be repainted."""
+    return repaint * x + (1 - repaint) * given
 
 
 def _content(given: Tensor, repaint: Tensor, noise: Tensor, content: str) -> Tensor:

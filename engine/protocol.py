@@ -238,7 +238,8 @@ class JobResult:
 
     `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
     hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
-    the job asked for and did not get. `inpainting`: the checkpoint is one for that.
+    the job asked for and did not get. `inpainting`: the checkpoint is one for that. `quality`: the class that
+    it was drawn in, empty for exact.
     """
 
     job_id: str
@@ -253,6 +254,7 @@ class JobResult:
     vae_hash: str = ""
     warnings: tuple[str, ...] = ()
     inpainting: bool = False
+    quality: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

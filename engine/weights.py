@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, UntypedStorage
@@ -42,6 +42,14 @@ Version = tuple[int, int, int, int]
 """What changes when a file does: device, inode, size, mtime in nanoseconds."""
 
 
+class Target(Protocol):
+    """Where values are read to: a tensor, or what keeps them in a form of its own."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def copy_(self, values: Tensor, /) -> object: ...
+
+
 class TensorFile:
     """An open file, the same from its header to its last byte, or an error. Raises InvalidFile, OSError.
 
@@ -68,8 +76,8 @@ class TensorFile:
         return found
 
     @torch.inference_mode()
-    def read_into(self, wanted: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fill tensors: pairs of an outline's view and the tensor for its values, of any type and device.
+    def read_into(self, wanted: Iterable[tuple[Tensor, Target]]) -> None:
+        """Fill tensors: pairs of an outline's view and the target for its values, of any type and device.
 
         In the order of the file. Takes one tensor's memory besides, and none for what is on the CPU and
         stored as it is wanted, which is read to where it shall be.
@@ -77,8 +85,7 @@ class TensorFile:
         for begin, outline, target in sorted(
             ((self._begin(outline), outline, target) for outline, target in wanted), key=lambda each: each[0]
         ):
-            as_stored = target.device.type == "cpu" and target.dtype is outline.dtype
-            if as_stored and target.is_contiguous() and outline.is_contiguous():
+            if _as_stored(target, outline):
                 self._read(begin, target)
             else:
                 staged = torch.empty(_extent(outline), dtype=outline.dtype)
@@ -130,6 +137,17 @@ class Digests:
         if file.version not in self._known:
             self._known[file.version] = file.sha256()
         return self._known[file.version]
+
+
+def _as_stored(target: Target, outline: Tensor) -> TypeGuard[Tensor]:
+    """Whether the file's bytes, as they are, are the target's."""
+    return (
+        isinstance(target, Tensor)
+        and target.device.type == "cpu"
+        and target.dtype is outline.dtype
+        and target.is_contiguous()
+        and outline.is_contiguous()
+    )
 
 
 def _version(file: BinaryIO) -> Version:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +32,7 @@ class _Ticket:
 
     job: Job
     prepared: Prepared
+    arrived: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -54,7 +55,8 @@ class Worker:
     """`await worker.run(job)` from any event loop; start and stop it once.
 
     `registry` is where jobs' needs are looked up; unless given, it has the engine's checkpoint alone.
-    `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes.
+    `cpu_threads` is how many the engine computes with on a CPU; else as many as torch takes. `warm_up` is run
+    before anything else, in the thread that will compute: compiled code is for that alone.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Worker:
         *,
         png_threads: int = 2,
         cpu_threads: int | None = None,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
         self._registry = registry or Registry(engine.checkpoint)
@@ -75,10 +78,13 @@ class Worker:
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
         self._beat = time.monotonic()
         self._stopping = threading.Event()
+        self._warm_up = warm_up
+        self._warm: Future[None] = Future()
 
     def start(self) -> None:
-        self._beat = time.monotonic()
+        """Returns when it is warm. Raises what `warm_up` raises."""
         self._thread.start()
+        self._warm.result()
 
     async def run(self, job: Job) -> JobResult:
         """Make one picture. Cancelling the call drops the row at the next step.
@@ -87,9 +93,10 @@ class Worker:
         """
         if not self._thread.is_alive():
             raise Unavailable("the replica's engine has stopped", 1.0)
+        arrived = time.monotonic()
         loop = asyncio.get_running_loop()
         prepared = await self._prepared(job)
-        ticket = _Ticket(job, prepared, loop, loop.create_future())
+        ticket = _Ticket(job, prepared, arrived, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -135,6 +142,14 @@ class Worker:
         if self._cpu_threads:
             torch.set_num_threads(self._cpu_threads)  # of this thread's own team: OpenMP's, not the process's
         try:
+            if self._warm_up:
+                self._warm_up()
+        except Exception as error:
+            self._warm.set_exception(error)
+            return
+        self._beat = time.monotonic()
+        self._warm.set_result(None)
+        try:
             while not self._stopping.is_set():
                 self._beat = time.monotonic()
                 self._take_messages()
@@ -163,7 +178,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job, ticket.prepared)
+            ticket.row = self._engine.add(ticket.job, ticket.prepared, ticket.arrived)
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -193,6 +208,7 @@ def _known_here(prepared: Prepared) -> dict[str, str]:
         "VAE": prepared.vae.name if prepared.vae else "",
         "Lora hashes": prepared.lora_hashes,
         "TI hashes": prepared.embeddings,
+        "Quality": prepared.first[0].checkpoint.quality.shown,
     }
 
 
@@ -216,6 +232,7 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         vae_hash=prepared.vae.hash if prepared.vae else "",
         warnings=prepared.warnings,
         inpainting=prepared.first[0].checkpoint.kind.inpainting,
+        quality=prepared.first[0].checkpoint.quality.shown,
         timings=Timings(
             wait=started - row.added,
             encode=spent.get("encode", 0.0),

@@ -21,7 +21,8 @@ class Service:
     """Local time."""
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    """Not a plain function: FastAPI would call that in a thread, at every request."""
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

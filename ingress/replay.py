@@ -91,7 +91,7 @@ _HARMLESS = frozenset(
     {
         "Model", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Version", "User", "Batch pos",
         "Init image hash", "Mask mode", "Mask blur", "Inpaint area", "Masked area padding", "Masked content",
-        "Downcast alphas_cumprod", "Pad conds", "Pad conds v0",
+        "Downcast alphas_cumprod", "Pad conds", "Pad conds v0", "Quality",
     }
 )  # fmt: skip
 """Keys of which nothing is filled in, and nobody is warned of it."""

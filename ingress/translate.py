@@ -319,7 +319,7 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
         "seed_resize_from_w": request.seed_resize_from_w,
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
-        "extra_generation_params": _extra_params(generation) | _hashes(results),
+        "extra_generation_params": _extra_params(generation) | _of_replicas(results),
         "index_of_first_image": 0,
         "infotexts": [result.infotext for result in results],
         "styles": request.styles or [],
@@ -369,12 +369,13 @@ def _variation(generation: Generation, image: int) -> dict[str, Any]:
     }
 
 
-def _hashes(results: Sequence[JobResult]) -> dict[str, str]:
+def _of_replicas(results: Sequence[JobResult]) -> dict[str, str]:
     """Which only replicas know; one prompt has the same in all pictures."""
     if not results:
         return {}
-    hashes = {"Lora hashes": results[0].lora_hashes, "TI hashes": results[0].embedding_hashes}
-    return {key: value for key, value in hashes.items() if value}
+    first = results[0]
+    told = {"Lora hashes": first.lora_hashes, "TI hashes": first.embedding_hashes, "Quality": first.quality}
+    return {key: value for key, value in told.items() if value}
 
 
 def _extra_params(generation: Generation) -> dict[str, Any]:

@@ -5,13 +5,13 @@ batch those of equal settings share a call, and the calls follow each other.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import litserve
 from PIL import Image
 
-from benchmarks.baselines.pipeline import PATH, READY, Pipeline, Settings, answer, settings_of
+from benchmarks.baselines.pipeline import PATH, READY, Pipelines, Settings, answer, settings_of
+from benchmarks.served import Served
 
 MAX_BATCH_SIZE = 8
 BATCH_TIMEOUT = 0.05
@@ -22,13 +22,12 @@ Body = Mapping[str, Any]
 class Drawing(litserve.LitAPI):  # type: ignore[misc]
     """LitServe finds the methods by name and, in part, the arguments too."""
 
-    def __init__(self, checkpoint: Path, threads: int) -> None:
+    def __init__(self, served: Served) -> None:
         super().__init__(max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT, api_path=PATH)
-        self._checkpoint = checkpoint
-        self._threads = threads
+        self._served = served
 
     def setup(self, device: str) -> None:
-        self._pipeline = Pipeline(self._checkpoint, self._threads)
+        self._pipelines = Pipelines(self._served)
 
     def decode_request(self, request: Body) -> Body:
         return request
@@ -42,7 +41,7 @@ class Drawing(litserve.LitAPI):  # type: ignore[misc]
             alike.setdefault(settings_of(body), []).append(place)
         drawn: dict[int, Image.Image] = {}
         for settings, places in alike.items():
-            images = self._pipeline.draw(settings, [bodies[place] for place in places])
+            images = self._pipelines.draw(settings, [bodies[place] for place in places])
             drawn.update(zip(places, images, strict=True))
         return [drawn[place] for place in range(len(bodies))]
 
@@ -53,9 +52,9 @@ class Drawing(litserve.LitAPI):  # type: ignore[misc]
         return answer(output)
 
 
-def serve(checkpoint: Path, port: int, threads: int) -> None:
+def serve(served: Served, port: int) -> None:
     server = litserve.LitServer(
-        Drawing(checkpoint, threads),
+        Drawing(served),
         accelerator="cpu",
         devices=1,
         workers_per_device=1,

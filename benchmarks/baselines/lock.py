@@ -1,20 +1,20 @@
-"""diffusers behind FastAPI, one request at a time: what most write first."""
+"""diffusers behind FastAPI, one request at a time: what most write first. All checkpoints are in memory."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from benchmarks.baselines.pipeline import PATH, READY, Pipeline, answer, settings_of
+from benchmarks.baselines.pipeline import PATH, READY, Draws, Pipelines, answer, settings_of
+from benchmarks.served import Served
 
 
-def serve(checkpoint: Path, port: int, threads: int) -> None:
-    uvicorn.run(build(Pipeline(checkpoint, threads)), host="127.0.0.1", port=port, log_level="warning")
+def serve(served: Served, port: int) -> None:
+    uvicorn.run(build(Pipelines(served)), host="127.0.0.1", port=port, log_level="warning")
 
 
-def build(pipeline: Pipeline) -> FastAPI:
+def build(pipelines: Draws) -> FastAPI:
     app = FastAPI()
     lock = asyncio.Lock()
 
@@ -25,7 +25,7 @@ def build(pipeline: Pipeline) -> FastAPI:
     @app.post(PATH)
     async def txt2img(body: dict[str, Any]) -> dict[str, Any]:
         async with lock:
-            (image,) = await asyncio.to_thread(pipeline.draw, settings_of(body), [body])
+            (image,) = await asyncio.to_thread(pipelines.draw, settings_of(body), [body])
         return await asyncio.to_thread(answer, image)
 
     return app

@@ -1,21 +1,27 @@
 """diffusers' pipeline as every baseline calls it, with the weights, dtype and PNG code of the service."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.served import Served
 from engine import checkpoint, codec
+from engine.attention import make_stock
 from engine.tokenizer import load_tokenizer
 
 PATH = "/sdapi/v1/txt2img"
 READY = "/health/ready"
+
+TAG = re.compile(r" <lora:([^:>]+):([0-9.]+)>")
+"""What a prompt names a LoRA by: its file's name, and its weight."""
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 MULTISTEP = {**BETAS, "use_karras_sigmas": True, "final_sigmas_type": "zero"}
@@ -36,8 +42,11 @@ SCHEDULERS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What requests must agree on to share a pipeline call."""
+    """What requests must agree on to share a pipeline call: `lora` is name and weight, `model` a checkpoint's
+    name or empty."""
 
+    model: str
+    lora: tuple[str, float] | None
     sampler_name: str
     steps: int
     cfg_scale: float
@@ -46,19 +55,45 @@ class Settings:
 
 
 def settings_of(body: Mapping[str, Any]) -> Settings:
-    return Settings(**{name: body[name] for name in Settings.__dataclass_fields__})
+    tag = TAG.search(body["prompt"])
+    return Settings(
+        model=body.get("model", ""),
+        lora=(tag[1], float(tag[2])) if tag else None,
+        **{name: body[name] for name in ("sampler_name", "steps", "cfg_scale", "width", "height")},
+    )
+
+
+class Draws(Protocol):
+    def draw(self, settings: Settings, bodies: Sequence[Mapping[str, Any]]) -> list[Image.Image]: ...
+
+
+class Pipelines:
+    """One for each checkpoint, all in memory."""
+
+    def __init__(self, served: Served) -> None:
+        self._pipelines = {
+            path.stem: Pipeline(path, served.threads, served.loras) for path in served.checkpoints
+        }
+        self._first = served.checkpoints[0].stem
+
+    def draw(self, settings: Settings, bodies: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
+        return self._pipelines[settings.model or self._first].draw(settings, bodies)
 
 
 class Pipeline:
     """diffusers' StableDiffusionPipeline over a checkpoint file in the original layout. Not for two threads
-    at once: a scheduler keeps the state of its call."""
+    at once: a scheduler keeps the state of its call.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    A LoRA is loaded for the call that names it, and goes with the first that does not.
+    """
+
+    def __init__(self, path: Path, threads: int, loras: Path | None = None) -> None:
         torch.set_num_threads(threads)
         loaded = checkpoint.load_checkpoint(path, device="cpu", dtype="float32")
-        unet, vae, text_encoder = loaded.modules
-        for layer in unet.modules():
-            vars(layer).pop("forward", None)  # attention is diffusers' own here
+        self.modules = unet, vae, text_encoder = loaded.modules
+        make_stock(unet)
+        self._loras = loras
+        self._worn: tuple[str, float] | None = None
         tokenizer = load_tokenizer()
         tokenizer.model_max_length = 77
         tokenizer.pad_token = "<|endoftext|>"
@@ -76,9 +111,10 @@ class Pipeline:
 
     def draw(self, settings: Settings, bodies: Sequence[Mapping[str, Any]]) -> list[Image.Image]:
         """One call of the pipeline for all of them."""
+        self._wear(settings.lora)
         self._pipeline.scheduler = SCHEDULERS[settings.sampler_name]()
         images: list[Image.Image] = self._pipeline(
-            [body["prompt"] for body in bodies],
+            [TAG.sub("", body["prompt"]) for body in bodies],
             negative_prompt=[body.get("negative_prompt", "") for body in bodies],
             num_inference_steps=settings.steps,
             guidance_scale=settings.cfg_scale,
@@ -92,6 +128,19 @@ class Pipeline:
         """As a diffusers folder with this scheduler."""
         self._pipeline.scheduler = scheduler
         self._pipeline.save_pretrained(folder)
+
+    def _wear(self, lora: tuple[str, float] | None) -> None:
+        if lora == self._worn:
+            return
+        if self._worn:
+            self._pipeline.unload_lora_weights()
+        if lora and self._loras:
+            name, weight = lora
+            self._pipeline.load_lora_weights(
+                self._loras, weight_name=f"{name}.safetensors", adapter_name=name
+            )
+            self._pipeline.set_adapters([name], [weight])
+        self._worn = lora
 
 
 def answer(image: Image.Image) -> dict[str, Any]:

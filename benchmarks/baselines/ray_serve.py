@@ -7,7 +7,6 @@ for two. With one at a time by `max_ongoing_requests` instead it would idle betw
 
 import os
 import signal
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -17,7 +16,8 @@ from PIL import Image
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
-from benchmarks.baselines.pipeline import PATH, READY, Pipeline, answer, settings_of
+from benchmarks.baselines.pipeline import PATH, READY, Pipelines, answer, settings_of
+from benchmarks.served import Served
 
 app = FastAPI()
 
@@ -37,30 +37,30 @@ class Ingress:
 
 
 class StableDiffusion:
-    def __init__(self, checkpoint: Path, threads: int) -> None:
-        self._pipeline = Pipeline(checkpoint, threads)
+    def __init__(self, served: Served) -> None:
+        self._pipelines = Pipelines(served)
         self._lock = Lock()
 
     def generate(self, body: dict[str, Any]) -> Image.Image:
         with self._lock:
-            (image,) = self._pipeline.draw(settings_of(body), [body])
+            (image,) = self._pipelines.draw(settings_of(body), [body])
         return image
 
 
-def serve(checkpoint: Path, port: int, threads: int) -> None:
+def serve(served: Served, port: int) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         "local",
-        num_cpus=2,  # one for each deployment
+        num_cpus=1 + served.replicas,  # one for each, and one for the ingress
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
     )
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    model = ray_serve.deployment(name="StableDiffusion")(StableDiffusion)
+    model = ray_serve.deployment(name="StableDiffusion", num_replicas=served.replicas)(StableDiffusion)
     ingress = ray_serve.deployment(max_ongoing_requests=1000)(Ingress)
-    ray_serve.run(ingress.bind(model.bind(checkpoint, threads)))
+    ray_serve.run(ingress.bind(model.bind(served)))
     try:
         signal.pause()
     finally:

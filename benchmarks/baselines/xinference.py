@@ -20,6 +20,7 @@ import diffusers
 import httpx2
 
 from benchmarks.baselines.pipeline import SCHEDULERS, Pipeline
+from benchmarks.served import Served
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = ROOT / ".venv-xinference"
@@ -34,11 +35,11 @@ def installed() -> bool:
     return (ENVIRONMENT / ".ready").exists()
 
 
-def about() -> str:
-    """A sentence for the results."""
+def version() -> str:
+    """With those of what it has of its own beside the other systems'."""
     pins = dict(line.split("==") for line in REQUIREMENTS.read_text().splitlines() if "==" in line)
     own = " and ".join(f"{name} {pins[name]}" for name in ("diffusers", "transformers"))
-    return f"Xinference {pins['xinference']} has its own {own}, and answers with JPEG."
+    return f"{pins['xinference']} with its own {own}"
 
 
 def translated(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -47,8 +48,9 @@ def translated(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**body, "model": MODEL, "sampler_name": "default" if sampler == "DDIM" else sampler}
 
 
-def serve(checkpoint: Path, port: int, threads: int) -> None:
-    """Until SIGTERM, which is passed on."""
+def serve(served: Served, port: int) -> None:
+    """One checkpoint, without LoRAs, until SIGTERM, which is passed on."""
+    (checkpoint,) = served.checkpoints
     if not installed():
         sys.exit("Xinference is not installed: make xinference")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -56,7 +58,7 @@ def serve(checkpoint: Path, port: int, threads: int) -> None:
         export(checkpoint, Path(folder, "model"))
         command = [str(ENVIRONMENT / "bin/python"), str(ENVIRONMENT / "bin/xinference-local")]
         command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
-        server = subprocess.Popen(command, env=environment(Path(folder), threads))
+        server = subprocess.Popen(command, env=environment(Path(folder), served.threads))
         try:
             launch(f"http://127.0.0.1:{port}", Path(folder, "model"), server)
             server.wait()

@@ -45,12 +45,15 @@ class RowLoras:
         self._stacks: dict[str, Stack] = {}
 
     @contextmanager
-    def added(self, rows: Sequence[Sequence[Weighted]]) -> Iterator[None]:
-        """The module's calls inside have, for each index of their first dimension, that row's LoRAs."""
+    def added(self, rows: Sequence[Sequence[Weighted]]) -> Iterator[bool]:
+        """The module's calls inside have, for each index of their first dimension, that row's LoRAs.
+
+        Yields whether there are any for this module.
+        """
         used = {lora.digest: lora for row in rows for lora, weight in row if weight}
         loras = [used[digest] for digest in sorted(used) if self._part(used[digest])]
         if not loras:
-            yield
+            yield False
             return
         weights = _weights(rows, loras, next(self._module.parameters()).device)
         scales: dict[Ranks, Tensor] = {}
@@ -61,7 +64,7 @@ class RowLoras:
                     scales[stack.ranks] = _scale(weights, stack.ranks)
                 hook = _Adding(stack, scales[stack.ranks])
                 handles.append(self._module.get_submodule(path).register_forward_hook(hook))
-            yield
+            yield True
         finally:
             for handle in handles:
                 handle.remove()

@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
 from engine.samplers.karras import dpm_2_step
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 
 def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
@@ -16,7 +14,7 @@ def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     return math.sqrt(sigma_next**2 - up**2), up
 
 
-def euler_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def euler_ancestral(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
         sigma_down, sigma_up = split(sigma, sigma_next, s.eta)
@@ -26,7 +24,7 @@ def euler_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Set
     return x
 
 
-def dpm_2_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpm_2_ancestral(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         sigma_down, sigma_up = split(sigma, sigma_next, s.eta)
         x = yield from dpm_2_step(x, sigma, sigma_down)
@@ -35,7 +33,7 @@ def dpm_2_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Set
     return x
 
 
-def dpmpp_2s_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_2s_ancestral(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         sigma_down, sigma_up = split(sigma, sigma_next, s.eta)
         x = yield from _dpmpp_2s_step(x, sigma, sigma_down)
@@ -44,7 +42,7 @@ def dpmpp_2s_ancestral(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: 
     return x
 
 
-def _dpmpp_2s_step(x: Tensor, sigma: float, sigma_next: float) -> Evaluations:
+def _dpmpp_2s_step(x: Latent, sigma: float, sigma_next: float) -> Evaluations:
     """Lu et al. 2022 (DPM-Solver++), algorithm 1 with r = 1/2: the midpoint's estimate serves the step."""
     denoised = yield x, sigma
     if sigma_next == 0:

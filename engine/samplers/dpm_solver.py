@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.protocol import JobFailed
 from engine.samplers.ancestral import split
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 ADAPTIVE_GUESS = 60
 """Evaluations that a run of DPM adaptive is taken to need, for scheduling."""
@@ -28,11 +28,11 @@ _ABSOLUTE, _RELATIVE = 0.0078, 0.05
 _FIRST_STEP = 0.05
 _ACCEPTED = 0.81
 
-Pair = Generator[tuple[Tensor, float], Tensor, tuple[Tensor, Tensor]]
+Pair = Generator[tuple[Latent, float], Latent, tuple[Latent, Latent]]
 """Evaluations that end in the step of order 3 and the one of order 2 inside it."""
 
 
-def dpm_fast(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpm_fast(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Equal steps of order 3, the last ones of lower order: one evaluation for each step asked for."""
     start, end = _ends(sigmas)
     if start == end:
@@ -57,7 +57,7 @@ def _orders(evaluations: int) -> list[int]:
     return [3] * threes + [rest] if rest else [3] * (threes - 1) + [2, 1]
 
 
-def dpm_adaptive(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpm_adaptive(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Order 3, with the order 2 inside it as the measure of error; a step that errs too much is repeated.
 
     Each step waits for its error to come from the device. Raises JobFailed at ADAPTIVE_LIMIT evaluations.
@@ -87,8 +87,11 @@ def dpm_adaptive(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settin
     return x
 
 
-def _error(high: Tensor, low: Tensor, previous: Tensor) -> float:
+def _error(high: Latent, low: Latent, previous: Latent) -> float:
     """Root mean square of the steps' difference, in units of what is tolerated."""
+    assert isinstance(high, Tensor)
+    assert isinstance(low, Tensor)
+    assert isinstance(previous, Tensor)
     tolerated = (torch.maximum(low.abs(), previous.abs()) * _RELATIVE).clamp(min=_ABSOLUTE)
     return float(((low - high) / tolerated).square().mean().sqrt())
 
@@ -121,7 +124,7 @@ def _down(t: float, t_next: float, end: float, eta: float) -> tuple[float, float
     return t_down, math.sqrt(max(sigma_next**2 - math.exp(-t_down) ** 2, 0.0))
 
 
-def _step(x: Tensor, denoised: Tensor, t: float, h: float, order: int) -> Evaluations:
+def _step(x: Latent, denoised: Latent, t: float, h: float, order: int) -> Evaluations:
     if order == 1:
         return _straight(x, denoised, t, h)
     if order == 2:
@@ -131,7 +134,7 @@ def _step(x: Tensor, denoised: Tensor, t: float, h: float, order: int) -> Evalua
     return high
 
 
-def _third_order(x: Tensor, denoised: Tensor, t: float, h: float) -> Pair:
+def _third_order(x: Latent, denoised: Latent, t: float, h: float) -> Pair:
     """Lu et al. 2022, algorithm 2 with r_1 = 1/3 and r_2 = 2/3."""
     change = yield from _change(x, denoised, t, h / 3)
     r = 2 * h / 3
@@ -142,18 +145,18 @@ def _third_order(x: Tensor, denoised: Tensor, t: float, h: float) -> Pair:
     return high, _second_order(x, denoised, change, (t, h, 1 / 3))
 
 
-def _second_order(x: Tensor, denoised: Tensor, change: Tensor, step: tuple[float, float, float]) -> Tensor:
+def _second_order(x: Latent, denoised: Latent, change: Latent, step: tuple[float, float, float]) -> Latent:
     t, h, r = step
     return _straight(x, denoised, t, h) - change * (math.exp(-t - h) * math.expm1(h) / (2 * r))
 
 
-def _change(x: Tensor, denoised: Tensor, t: float, h: float) -> Evaluations:
+def _change(x: Latent, denoised: Latent, t: float, h: float) -> Evaluations:
     """How much ε = (x − denoised) / σ changes on the straight way to t + h."""
     there = yield _straight(x, denoised, t, h), math.exp(-t - h)
     return (denoised - there) * math.exp(t + h)
 
 
-def _straight(x: Tensor, denoised: Tensor, t: float, h: float) -> Tensor:
+def _straight(x: Latent, denoised: Latent, t: float, h: float) -> Latent:
     """Order 1."""
     return straight(x, denoised, math.exp(-t), math.exp(-t - h))
 

@@ -8,12 +8,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 
-def euler(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def euler(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         x, sigma_hat = _churn(x, sigma, len(sigmas) - 1, noise, s)
         denoised = yield x, sigma_hat
@@ -21,14 +19,14 @@ def euler(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> 
     return x
 
 
-def heun(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def heun(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         x, sigma_hat = _churn(x, sigma, len(sigmas) - 1, noise, s)
         x = yield from heun_step(x, sigma_hat, sigma_next)
     return x
 
 
-def heun_step(x: Tensor, sigma: float, sigma_next: float) -> Evaluations:
+def heun_step(x: Latent, sigma: float, sigma_next: float) -> Evaluations:
     """The mean of the slopes at both ends. A step to 0 has but one: Euler."""
     denoised = yield x, sigma
     x = straight(x, denoised, sigma, sigma_next)
@@ -38,14 +36,14 @@ def heun_step(x: Tensor, sigma: float, sigma_next: float) -> Evaluations:
     return x + (denoised - at_end) * ((sigma_next - sigma) / (2 * sigma_next))
 
 
-def dpm_2(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpm_2(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     for sigma, sigma_next in pairwise(sigmas):
         x, sigma_hat = _churn(x, sigma, len(sigmas) - 1, noise, s)
         x = yield from dpm_2_step(x, sigma_hat, sigma_next)
     return x
 
 
-def dpm_2_step(x: Tensor, sigma: float, sigma_next: float) -> Evaluations:
+def dpm_2_step(x: Latent, sigma: float, sigma_next: float) -> Evaluations:
     """The slope at the midpoint in log σ. A step to 0 has none: Euler."""
     denoised = yield x, sigma
     if sigma_next == 0:
@@ -56,7 +54,7 @@ def dpm_2_step(x: Tensor, sigma: float, sigma_next: float) -> Evaluations:
     return x + (denoised - at_middle) * ((sigma_next - sigma) / middle)
 
 
-def _churn(x: Tensor, sigma: float, steps: int, noise: StepNoise, s: Settings) -> tuple[Tensor, float]:
+def _churn(x: Latent, sigma: float, steps: int, noise: StepNoise, s: Settings) -> tuple[Latent, float]:
     """Raise the noise level from σ to σ̂ (lines 4 to 6).
 
     Noise is drawn at every step, also where s_tmin and s_tmax let none in: they do not shift the others'.

@@ -4,19 +4,17 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 _LMS_ORDER = 4
 
 
-def lms(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def lms(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Linear multistep of order 4: the slope is the polynomial in σ through the last four.
 
     Its weights add up to the step, so the older slopes are added to Euler's step as differences.
     """
-    slopes: list[Tensor] = []
+    slopes: list[Latent] = []
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = yield x, sigma
         slopes = [(x - denoised) / sigma, *slopes[: _LMS_ORDER - 1]]
@@ -41,9 +39,9 @@ def _lagrange_integral(nodes: Sequence[float], j: int, a: float, b: float) -> fl
     return half * (basis(middle - offset) + basis(middle + offset))
 
 
-def dpmpp_2m(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_2m(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Lu et al. 2022 (DPM-Solver++), algorithm 2."""
-    previous: Tensor | None = None
+    previous: Latent | None = None
     h_last = 0.0
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma

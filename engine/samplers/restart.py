@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
 from engine.samplers.karras import heun_step
-from engine.samplers.sampler import Evaluations, Settings, StepNoise
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise
 from engine.schedules import karras_between
 
 Steps = list[tuple[float, float]]
@@ -16,7 +14,7 @@ _LOW, _HIGH = 0.1, 2.0
 """The interval of σ that is gone through again."""
 
 
-def restart(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def restart(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     last = sigmas[0]
     for sigma, sigma_next in _steps(sigmas):
         if sigma > last:

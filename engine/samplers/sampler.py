@@ -8,9 +8,10 @@ The levels fall. They may start anywhere, σ_0 of a picture's own noise included
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, Self
 
 from torch import Tensor
 
@@ -18,8 +19,21 @@ from engine.noise import Noise
 from engine.protocol import InvalidJob
 from engine.schedules import SCHEDULES, TRAIN_STEPS, NoiseLevels
 
-Evaluations = Generator[tuple[Tensor, float], Tensor, Tensor]
-StepNoise = Callable[[float, float], Tensor]
+
+class Latent(Protocol):
+    """What a linear sampler may do with latents: tensors, or what stands for them. One is never a number."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+    def __sub__(self, other: Self, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+    def __mul__(self, number: float, /) -> Self: ...
+    def __rmul__(self, number: float, /) -> Self: ...
+    def __truediv__(self, number: float, /) -> Self: ...
+    def __iter__(self) -> Iterator[Self]: ...
+
+
+Evaluations = Generator[tuple[Latent, float], Latent, Latent]
+StepNoise = Callable[[float, float], Latent]
 """(σ, σ′) to standard normal noise for the step between them."""
 
 
@@ -34,7 +48,7 @@ class Settings:
     s_noise: float = 1.0
 
 
-def straight(x: Tensor, denoised: Tensor, sigma: float, sigma_next: float) -> Tensor:
+def straight(x: Latent, denoised: Latent, sigma: float, sigma_next: float) -> Latent:
     """Euler's step: x + (σ′ − σ) dx/dσ, in the form in which nothing cancels."""
     return denoised + (x - denoised) * (sigma_next / sigma)
 
@@ -53,15 +67,17 @@ class Sampler:
     """A sampler and what whoever runs it must know.
 
     `evaluations`: how often a run over these levels yields, known exactly beforehand unless `adaptive`,
-    where it is a guess. `schedule`: its own levels, instead of the job's. `brownian`: its noise comes from
-    a Brownian path over the whole schedule. `unit_variance`: begins with noise · √(1 + σ_0²) where others
-    begin with noise · σ_0. `needs_uncond`: is sent denoised and the unconditional estimate, stacked.
-    `guidance_factor` is applied to the guidance scale. `discards_next_to_last`: walks the levels of one
-    more step without the last but one. `second_order`: prompts count its evaluations, not its steps.
+    where it is a guess. A sampler that is `adaptive` decides by the values of latents, which must be tensors;
+    the others are linear, and decide by levels and settings alone. `schedule`: its own levels, instead of the
+    job's. `brownian`: its noise comes from a Brownian path over the whole schedule. `unit_variance`: begins
+    with noise · √(1 + σ_0²) where others begin with noise · σ_0. `needs_uncond`: is sent denoised and the
+    unconditional estimate, stacked. `guidance_factor` is applied to the guidance scale.
+    `discards_next_to_last`: walks the levels of one more step without the last but one. `second_order`:
+    prompts count its evaluations, not its steps.
     """
 
     name: str
-    run: Callable[[Tensor, Sequence[float], StepNoise, Settings], Evaluations]
+    run: Callable[[Latent, Sequence[float], StepNoise, Settings], Evaluations]
     evaluations: Callable[[Sequence[float]], int] = once_a_step
     schedule: Callable[[NoiseLevels, int], list[float]] | None = None
     adaptive: bool = False
@@ -93,7 +109,7 @@ class Sampler:
         """What the initial noise is multiplied with to be pure noise at σ."""
         return math.hypot(1, sigma) if self.unit_variance else sigma
 
-    def step_noise(self, noise: Noise, sigmas: Sequence[float]) -> StepNoise:
+    def step_noise(self, noise: Noise, sigmas: Sequence[float]) -> Callable[[float, float], Tensor]:
         """The noise of the steps. `sigmas` are the whole schedule's, also where only its end is walked."""
         if self.brownian:
             return noise.brownian(min(sigma for sigma in sigmas if sigma > 0), max(sigmas))

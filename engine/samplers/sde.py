@@ -4,13 +4,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
 from engine.samplers.ancestral import split
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 
-def dpmpp_sde(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_sde(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Two ancestral stages with r = 1/2: the whole step is taken by the estimate at its midpoint."""
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
@@ -23,25 +21,25 @@ def dpmpp_sde(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings)
     return x
 
 
-def _stage(x: Tensor, denoised: Tensor, step: tuple[float, float], noise: StepNoise, s: Settings) -> Tensor:
+def _stage(x: Latent, denoised: Latent, step: tuple[float, float], noise: StepNoise, s: Settings) -> Latent:
     sigma, sigma_next = step
     down, up = split(sigma, sigma_next, s.eta)
     x = straight(x, denoised, sigma, down)
     return x + noise(sigma, sigma_next) * (s.s_noise * up) if up > 0 else x
 
 
-def dpmpp_2m_sde(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_2m_sde(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     return (yield from _second_order(x, sigmas, noise, s, heun=False))
 
 
-def dpmpp_2m_sde_heun(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_2m_sde_heun(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     return (yield from _second_order(x, sigmas, noise, s, heun=True))
 
 
 def _second_order(
-    x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings, *, heun: bool
+    x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings, *, heun: bool
 ) -> Evaluations:
-    previous: Tensor | None = None
+    previous: Latent | None = None
     h_last = 0.0
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
@@ -58,9 +56,9 @@ def _second_order(
     return x
 
 
-def dpmpp_3m_sde(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def dpmpp_3m_sde(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """The estimate as a parabola in log σ through the last three: its differences, newest first."""
-    estimates: list[Tensor] = []
+    estimates: list[Latent] = []
     lengths: list[float] = []
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
@@ -77,7 +75,7 @@ def dpmpp_3m_sde(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settin
     return x
 
 
-def _higher_orders(estimates: list[Tensor], lengths: list[float], h: float, decay: float) -> Tensor:
+def _higher_orders(estimates: list[Latent], lengths: list[float], h: float, decay: float) -> Latent:
     r = lengths[0] / h
     slope = (estimates[0] - estimates[1]) / r
     phi_2 = _phi_2(decay)
@@ -93,7 +91,7 @@ def _phi_2(decay: float) -> float:
     return math.expm1(-decay) / decay + 1
 
 
-def _noised(x: Tensor, step: tuple[float, float], noise: StepNoise, s: Settings) -> Tensor:
+def _noised(x: Latent, step: tuple[float, float], noise: StepNoise, s: Settings) -> Latent:
     if s.eta == 0:
         return x
     sigma, sigma_next = step

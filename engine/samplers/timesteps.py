@@ -7,12 +7,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor
-
-from engine.samplers.sampler import Evaluations, Settings, StepNoise, straight
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise, straight
 
 
-def ddim(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def ddim(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Song et al. 2021, equation 12."""
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
@@ -20,7 +18,7 @@ def ddim(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> E
     return x / math.hypot(1, sigmas[-1])
 
 
-def ddim_cfgpp(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def ddim_cfgpp(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """CFG++ (Chung et al. 2024), algorithm 2: guided estimate, but the unconditional direction."""
     for sigma, sigma_next in pairwise(sigmas):
         denoised, unconditional = yield x, sigma
@@ -29,8 +27,8 @@ def ddim_cfgpp(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings
 
 
 def _ddim_step(
-    denoised: Tensor, epsilon: Tensor, step: tuple[float, float], noise: StepNoise, s: Settings
-) -> Tensor:
+    denoised: Latent, epsilon: Latent, step: tuple[float, float], noise: StepNoise, s: Settings
+) -> Latent:
     sigma, sigma_next = step
     alpha, alpha_next = 1 / (1 + sigma**2), 1 / (1 + sigma_next**2)
     # Their σ_τ(η)², carried into σ-space by dividing by ᾱ_next.
@@ -43,9 +41,9 @@ _ADAMS_BASHFORTH = (), (-1 / 2,), (-16 / 12, 5 / 12), (-59 / 24, 37 / 24, -9 / 2
 """Of the older ε; the newest has what is missing to 1."""
 
 
-def plms(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def plms(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Liu et al. 2022 (PNDM), pseudo linear multistep; the first step is their improved Euler."""
-    epsilons: list[Tensor] = []
+    epsilons: list[Latent] = []
     for sigma, sigma_next in pairwise(sigmas):
         denoised = yield x, sigma
         newest = (x - denoised) / sigma
@@ -63,7 +61,7 @@ def plms_evaluations(sigmas: Sequence[float]) -> int:
     return len(sigmas)
 
 
-def lcm(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def lcm(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """Luo et al. 2023 (latent consistency), algorithm 3: the estimate, noised again to the next level.
 
     Their boundary scaling differs from 1 by less than 7e-6 at t ≥ 19, where the walk ends, and is left out.

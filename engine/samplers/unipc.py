@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from torch import Tensor
 
-from engine.samplers.sampler import Evaluations, Settings, StepNoise
+from engine.samplers.sampler import Evaluations, Latent, Settings, StepNoise
 
 _ORDER = 3
 
 
-def unipc(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
+def unipc(x: Latent, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> Evaluations:
     """The first and the last steps are of lower order. Returns x / √(1 + σ²) at the last σ."""
     estimates = [(yield x, sigmas[0])]
     steps = len(sigmas) - 1
@@ -24,17 +23,18 @@ def unipc(x: Tensor, sigmas: Sequence[float], noise: StepNoise, s: Settings) -> 
         h = math.log(sigma / sigma_next)
         ratios = [math.log(sigma / sigmas[i - k]) / h for k in range(1, order)]
         slopes = [(estimates[k + 1] - estimates[0]) / r for k, r in enumerate(ratios)]
-        linear = math.exp(-h) * x - math.expm1(-h) * estimates[0]
-        x = _sum(linear, slopes, _predictor(ratios, h), h)
+        predictor = _predictor(ratios, h)
+        x = _sum(math.exp(-h) * x - math.expm1(-h) * estimates[0], slopes, predictor, h)
         if i + 1 < steps:
             estimate = yield x, sigma_next
             slopes.append(estimate - estimates[0])
-            x = _sum(linear, slopes, _corrector(ratios, h), h)
+            pairs = zip(_corrector(ratios, h), [*predictor, 0.0], strict=True)
+            x = _sum(x, slopes, [corrected - predicted for corrected, predicted in pairs], h)
             estimates = [estimate, *estimates[: _ORDER - 1]]
     return x / math.hypot(1, sigmas[-1])
 
 
-def _sum(linear: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float) -> Tensor:
+def _sum(linear: Latent, slopes: Sequence[Latent], weights: Sequence[float], h: float) -> Latent:
     for slope, weight in zip(slopes, weights, strict=True):
         linear = linear + slope * (h * weight)
     return linear

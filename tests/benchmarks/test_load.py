@@ -1,6 +1,7 @@
 """The load generator against a server that answers after a while."""
 
 import asyncio
+import io
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -73,6 +74,18 @@ async def test_open_loop_sends_when_due_and_counts_the_time_in_the_servers_queue
         outcomes = await drive(system, requests, None, tqdm(disable=True))
     assert app.most == 4
     assert outcomes[-1].seconds > 4 * SECONDS - requests[-1].due
+
+
+async def test_halfway_comes_once_when_half_of_the_outcomes_are_there() -> None:
+    bar = tqdm(disable=False, file=io.StringIO())
+    seen = []
+
+    async def halfway() -> None:
+        seen.append(bar.n)
+
+    async with serving(App()) as system:
+        await drive(system, [Request({})] * 5, 1, bar, halfway=halfway)
+    assert seen == [3]
 
 
 async def test_who_leaves_closes_the_connection_and_is_no_failure() -> None:

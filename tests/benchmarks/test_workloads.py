@@ -1,11 +1,26 @@
 """Requests follow from the seed alone, so that every system meets the same ones."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from benchmarks.workloads import NOT_YET, SLO_KINDS, WORKLOADS, Traffic, burst, disconnects, of_kind, slo
+from benchmarks.workloads import (
+    LORAS,
+    SLO_KINDS,
+    WORKLOADS,
+    Traffic,
+    burst,
+    disconnects,
+    loras,
+    mixed,
+    models,
+    models_in_bursts,
+    of_kind,
+    slo,
+)
 
 TRAFFIC = Traffic(size=64, count=400, seed=3, capacity=2.0)
 
@@ -45,9 +60,11 @@ def test_slo_offers_its_level_of_the_capacity(level: float) -> None:
     assert len(requests) / requests[-1].due == pytest.approx(3.0 * level, rel=0.1)
 
 
-def test_every_slo_kind_is_timed_alone_under_the_name_it_is_sent_with() -> None:
-    alone = {of_kind(random.Random(0), 64, kind).kind for kind in SLO_KINDS}
-    assert {request.kind for request in slo(TRAFFIC)} == alone
+@pytest.mark.parametrize("brief", [1, 8])
+def test_every_slo_kind_is_timed_alone_under_the_name_it_is_sent_with(brief: int) -> None:
+    traffic = replace(TRAFFIC, brief=brief)
+    alone = {of_kind(random.Random(0), traffic, kind).kind for kind in SLO_KINDS}
+    assert {request.kind for request in slo(traffic)} == alone
     assert len(alone) == len(SLO_KINDS)
 
 
@@ -68,5 +85,39 @@ def test_those_who_leave_ask_for_what_those_who_stay_do() -> None:
     assert sum(request.leaves is not None for request in leave) / 1000 == pytest.approx(0.3, abs=0.05)
 
 
-def test_no_workload_is_both_there_and_not() -> None:
-    assert not WORKLOADS.keys() & NOT_YET.keys()
+def test_brief_requests_are_the_same_with_an_eighth_of_the_steps_but_2_at_least() -> None:
+    usual, brief = (list(mixed(replace(TRAFFIC, brief=each))) for each in (1, 8))
+    assert [{**request.body, "steps": 0} for request in brief] == [
+        {**request.body, "steps": 0} for request in usual
+    ]
+    steps = {(u.body["steps"], b.body["steps"]) for u, b in zip(usual, brief, strict=True)}
+    assert steps == {(4, 2), (8, 2), (20, 2), (30, 4), (50, 6)}
+
+
+def test_models_are_named_by_popularity_and_mostly_draw_30_steps() -> None:
+    names = tuple(f"checkpoint-{i}" for i in range(8))
+    requests = list(models(replace(TRAFFIC, count=10_000, checkpoints=names)))
+    named = Counter(request.body["model"] for request in requests)
+    assert named.keys() == set(names)
+    assert named[names[0]] / 10_000 == pytest.approx(0.307 / 0.8012, abs=0.02)
+    usual = sum(request.body["steps"] == 30 for request in requests) / 10_000
+    assert usual == pytest.approx(0.906 + 0.094 / 5, abs=0.01)
+
+
+def test_models_in_bursts_are_the_same_requests_at_the_rate_of_their_level() -> None:
+    traffic = replace(TRAFFIC, count=200_000, level=0.5, capacity=4.0)
+    requests = list(models_in_bursts(traffic))
+    assert [request.body for request in requests] == [request.body for request in models(traffic)]
+    assert len(requests) / requests[-1].due == pytest.approx(2.0, rel=0.15)
+
+
+def test_a_fifth_of_the_loras_requests_name_one_the_popular_ones_most() -> None:
+    traffic = replace(TRAFFIC, count=20_000)
+    requests = list(loras(traffic))
+    tags = [r.body["prompt"].rpartition(" <lora:")[2] for r in requests if "<lora:" in r.body["prompt"]]
+    assert len(tags) / 20_000 == pytest.approx(0.2, abs=0.01)
+    uses = Counter(tag.partition(":")[0] for tag in tags)
+    assert uses.keys() <= {f"lora-{rank}" for rank in range(LORAS)}
+    assert sum(uses[f"lora-{rank}"] for rank in range(10)) / len(tags) == pytest.approx(0.2, abs=0.03)
+    without = [r.body["prompt"].partition(" <lora:")[0] for r in requests]
+    assert without == [r.body["prompt"] for r in mixed(traffic)]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.baselines.pipeline import SCHEDULERS, Pipeline, settings_of
-from benchmarks.baselines.xinference import MODEL, about, export, translated
+from benchmarks.baselines.xinference import MODEL, export, translated, version
 from benchmarks.models import stand_in
-from benchmarks.workloads import SAMPLERS, request
+from benchmarks.workloads import SAMPLERS, WORKLOADS, request
 
 ITS_SAMPLERS = {"default", "Euler", "Euler a", "Heun", "DPM++ 2M Karras", "DPM++ 2M SDE Karras"}
 
@@ -31,7 +31,12 @@ def test_only_ddim_is_the_folders_sampler() -> None:
 
 
 def test_its_versions_are_told() -> None:
-    assert about().startswith("Xinference 4.1.0 has its own diffusers 0.39.0 and transformers 5.17.0")
+    assert version() == "4.1.0 with its own diffusers 0.39.0 and transformers 5.17.0"
+
+
+def test_it_meets_no_workload_of_several_checkpoints_of_loras_or_of_two_replicas() -> None:
+    its = {site for site in {each.site for each in WORKLOADS.values()} if "xinference" in site.systems}
+    assert {(site.several, site.loras, site.replicas) for site in its} == {(False, False, 1)}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of diffusers

@@ -30,7 +30,7 @@ def exposition() -> str:
         gateway.observe_request(route="/sdapi/v1/txt2img", model="demo", status=200, seconds=2.6)
         gateway.observe_job("demo", 2.6, RESULT)
         gateway.count_retry("demo")
-    replicas = [ReplicaMetrics(*names) for names in (("demo", "a"), ("demo", "b"), ("other", "c"))]
+    replicas = [ReplicaMetrics(*names) for names in (("demo", "a"), ("demo", "b"), ("other", "c", "fp8"))]
     for replica in replicas:
         replica.observe_step(step("evaluate"))
         replica.observe_step(step("decode"))
@@ -48,6 +48,7 @@ def test_every_family_is_there_once_with_the_samples_of_all() -> None:
         "atelier_http_request_seconds",
         "atelier_job_routing_seconds",
         "atelier_job_retries",
+        "atelier_quality",
         "atelier_job_wait_seconds",
         "atelier_stage_seconds",
         "atelier_batch_jobs",
@@ -74,6 +75,8 @@ def test_samples_are_unique_and_tell_what_happened() -> None:
 
     assert total("atelier_evaluations_total", checkpoint="demo") == 6
     assert total("atelier_evaluations_total") == 9
+    assert total("atelier_quality", quality="exact") == 2
+    assert total("atelier_quality", quality="fp8", checkpoint="other") == 1
     assert total("atelier_http_requests_total", status="200", model="demo") == 2
     assert total("atelier_stage_seconds_sum", stage="denoise", replica="a") == 2.0
     assert total("atelier_rows_running", checkpoint="other") == 3

@@ -9,7 +9,7 @@ from ray.serve.schema import (
     ServeStatus,
 )
 
-from deployments.watch import Watch
+from deployments.watch import Watch, pause
 
 
 class Cluster:
@@ -106,3 +106,9 @@ async def test_the_digest_is_asked_for_once_per_deployment(cluster: Cluster) -> 
     await cluster.see(RUNNING, deployed_at=2.0)
     assert cluster.watch.sha256("demo") == "digest 2"
     assert cluster.asked == ["demo", "demo"]
+
+
+def test_a_status_that_takes_long_is_read_less_often() -> None:
+    assert pause(0.001) == 1.0
+    assert pause(0.2) == pytest.approx(4.0)
+    assert pause(60.0) == 10.0

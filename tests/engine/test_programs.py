@@ -7,7 +7,8 @@ import torch
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.conditioning import Cond
-from engine.ops import Encode, Evaluate
+from engine.noise import Noise
+from engine.ops import Decode, Encode, Evaluate
 from engine.prepared import Prepared
 from engine.programs import txt2img
 from engine.protocol import InvalidJob
@@ -34,7 +35,7 @@ def asked(checkpoint: LoadedCheckpoint, **changes: Any) -> tuple[Encode, Asked]:
     while isinstance(operation, Evaluate):
         conds = [(text(cond), weight) for cond, weight in operation.conds]
         seen.append((conds, None if operation.uncond is None else text(operation.uncond)))
-        operation = program.send(torch.zeros_like(operation.x))
+        operation = program.send(torch.zeros(operation.x.shape))
     return encode, seen
 
 
@@ -81,6 +82,30 @@ def test_emphasis_is_read_as_the_job_says(checkpoint: LoadedCheckpoint) -> None:
 def test_old_scheduling_is_the_jobs_choice(checkpoint: LoadedCheckpoint) -> None:
     _, seen = asked(checkpoint, prompt="[a:b:2.0]", old_scheduling=True, steps=4)
     assert [conds[0][0] for conds, _ in seen] == ["a", "a", "a", "b"]
+
+
+@torch.inference_mode()
+def test_noise_is_drawn_while_the_model_runs_and_none_for_nobody(
+    checkpoint: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, ...]] = []
+    draw = Noise.step
+
+    def watched(noise: Noise, *step: float) -> torch.Tensor:
+        drawn.append(step)
+        return draw(noise, *step)
+
+    monkeypatch.setattr(Noise, "step", watched)
+    job = make_job(sampler="Euler a", steps=4)
+    program = txt2img(job, Prepared.of(job, Registry(checkpoint)))
+    operation = next(program)
+    counts = []
+    while not isinstance(operation, Decode):
+        (result,) = operation.run([operation])
+        counts.append(len(drawn))
+        operation = program.send(result)
+        assert len(drawn) == counts[-1]
+    assert counts == [0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from engine import checkpoint as checkpoint_module
 from engine.checkpoint import LoadedCheckpoint, load_checkpoint, swap_checkpoint
 from engine.families.family import ARCHITECTURE_KEY
 from engine.images import Picture
@@ -71,6 +72,22 @@ def test_swapped_checkpoint_draws_what_a_fresh_one_draws_at_the_same_addresses(
     back = swap_checkpoint(swapped, first)
     assert np.array_equal(picture(back), before)
     assert not np.array_equal(before, picture(fresh))
+
+
+def test_weights_in_a_gpus_layout_are_the_same_and_stay_in_it(
+    pairs: dict[str, tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pairs["sd1"]
+    usual = loaded(second)
+    monkeypatch.setattr(checkpoint_module, "conv_layout", lambda device: torch.channels_last)
+    checkpoint = loaded(first)
+    swapped = swap_checkpoint(checkpoint, second)
+    for module, plain in zip(swapped.modules, usual.modules, strict=True):
+        for own, other in zip(module.modules(), plain.modules(), strict=True):
+            if isinstance(own, torch.nn.Conv2d) and isinstance(other, torch.nn.Conv2d):
+                assert own.weight.is_contiguous(memory_format=torch.channels_last)
+                assert torch.equal(own.weight, other.weight)
+    assert np.abs(picture(swapped).astype(int) - picture(usual)).max() <= 1
 
 
 def test_what_is_predicted_is_the_new_files_own(pairs: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
-from engine.protocol import InvalidJob, JobAborted, StepStats, Unavailable
+from engine.protocol import CheckpointError, InvalidJob, JobAborted, StepStats, Unavailable
 from engine.worker import Worker
 from tests.jobs import make_job
 
@@ -51,6 +51,25 @@ async def test_concurrent_jobs_share_calls(checkpoint: LoadedCheckpoint) -> None
     await worker.stop()
     assert [r.seed for r in results] == list(range(6))
     assert max(s.jobs for s in steps) == 6
+
+
+async def test_wait_counts_the_step_that_ran_when_the_job_came(checkpoint: LoadedCheckpoint) -> None:
+    in_step, go_on = threading.Event(), threading.Event()
+
+    def hold(stats: StepStats) -> None:
+        in_step.set()
+        go_on.wait(20)
+
+    worker = Worker(Engine(checkpoint, on_step=hold))
+    worker.start()
+    first = asyncio.create_task(worker.run(make_job(steps=2)))
+    await asyncio.to_thread(in_step.wait, 20)
+    late = asyncio.create_task(worker.run(make_job(id="late", steps=2)))
+    await asyncio.sleep(0.2)
+    go_on.set()
+    assert (await late).timings.wait >= 0.2
+    await first
+    await worker.stop()
 
 
 async def test_cancelled_call_frees_its_row(worker: Worker) -> None:
@@ -138,3 +157,24 @@ async def test_only_the_engines_own_thread_computes_with_more_threads(checkpoint
     await worker.stop()
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
+
+
+async def test_warming_up_is_done_in_the_engines_thread_before_start_returns(
+    checkpoint: LoadedCheckpoint,
+) -> None:
+    threads: list[str] = []
+    worker = Worker(Engine(checkpoint), warm_up=lambda: threads.append(threading.current_thread().name))
+    worker.start()
+    assert threads == ["engine"]
+    await worker.run(make_job())
+    await worker.stop()
+
+
+async def test_what_fails_while_warming_up_fails_the_start(checkpoint: LoadedCheckpoint) -> None:
+    def fail() -> None:
+        raise CheckpointError("attention: xformers is not installed")
+
+    worker = Worker(Engine(checkpoint), warm_up=fail)
+    with pytest.raises(CheckpointError, match="attention"):
+        worker.start()
+    await until(lambda: not worker.alive)

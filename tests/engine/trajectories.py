@@ -8,6 +8,8 @@ from torch import Tensor
 
 from engine.noise import Noise
 from engine.samplers import SAMPLERS, Evaluations, Settings
+from engine.samplers.combination import computed
+from engine.samplers.walk import Walk, walk
 from engine.schedules import scaled_linear
 from tests.engine.oracles import ORACLES, Denoise, Oracle, Run, mixture, unconditional
 
@@ -18,13 +20,28 @@ SEED = 5
 
 
 def integrate(evaluating: Evaluations, denoise: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, int]:
-    """A sampler's finished latent, and how often it evaluated."""
+    """The finished latent of a sampler that is run on tensors, and how often it evaluated."""
     calls = 0
     try:
         x, sigma = next(evaluating)
         while True:
+            assert isinstance(x, Tensor)
             calls += 1
             x, sigma = evaluating.send(denoise(x, sigma))
+    except StopIteration as finished:
+        return finished.value, calls
+
+
+def walked(walking: Walk, denoise: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, int]:
+    """The same of a sampler that is run as the engine runs it."""
+    calls = 0
+    try:
+        x, sigma, meanwhile = next(walking)
+        while True:
+            calls += 1
+            (latent,) = computed([x])
+            meanwhile()
+            x, sigma, meanwhile = walking.send(denoise(latent, sigma))
     except StopIteration as finished:
         return finished.value, calls
 
@@ -57,8 +74,14 @@ class Trajectory:
 
 
 def run(
-    name: str, sigmas: Sequence[float], *, eta: float = 1.0, dtype: torch.dtype = torch.float32
+    name: str,
+    sigmas: Sequence[float],
+    *,
+    eta: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    on_tensors: bool = False,
 ) -> Trajectory:
+    """As the engine runs it, or `on_tensors` throughout."""
     sampler, noise = SAMPLERS[name], Noise(SEED, SHAPE, CPU)
     step_noise = sampler.step_noise(noise, sigmas)
     drawn: list[Tensor] = []
@@ -68,8 +91,13 @@ def run(
         return drawn[-1].to(dtype)
 
     start = (noise.initial * sampler.initial_scale(sigmas[0])).to(dtype)
-    evaluating = sampler.run(start, sigmas, draw, Settings(eta=eta))
-    finished, evaluations = integrate(evaluating, denoiser_of(name))
+    if on_tensors:
+        evaluating = sampler.run(start, sigmas, draw, Settings(eta=eta))
+        finished, evaluations = integrate(evaluating, denoiser_of(name))
+    else:
+        finished, evaluations = walked(
+            walk(sampler, start, sigmas, draw, Settings(eta=eta)), denoiser_of(name)
+        )
     return Trajectory(start, sigmas, drawn, eta, finished, evaluations)
 
 

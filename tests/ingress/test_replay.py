@@ -455,3 +455,13 @@ def test_what_is_left_out_is_told(draw: Draw) -> None:
         "infotext: 'VAE Encoder', 'ADetailer model', 'Face restoration' not known, and left out"
     )
     assert "x-warnings" not in draw(infotext=INFOTEXT, refiner_checkpoint="None").headers
+
+
+def test_class_of_quality_is_read_and_changes_nothing(draw: Draw, backend: FakeBackend) -> None:
+    """It is the checkpoint's, which an infotext does not choose."""
+    text = "Steps: 1, Sampler: Euler, Seed: 1"
+    told = draw(infotext=f"{text}, Quality: deepcache 3, Version: v1.7.0")
+    assert "x-warnings" not in told.headers
+    draw(infotext=text)
+    first, second = backend.jobs
+    assert first == replace(second, id=first.id)

@@ -34,10 +34,15 @@ def test_info_tells_what_replicas_know(draw: Draw, backend: FakeBackend) -> None
         "vae_hash": "0123456789",
         "lora_hashes": "ink: 1",
         "embedding_hashes": "thing: 2",
+        "quality": "deepcache 3",
     }
     info = json.loads(draw().json()["info"])
     assert (info["sd_vae_name"], info["sd_vae_hash"]) == ("kl-f8.safetensors", "0123456789")
-    assert info["extra_generation_params"] == {"Lora hashes": "ink: 1", "TI hashes": "thing: 2"}
+    assert info["extra_generation_params"] == {
+        "Lora hashes": "ink: 1",
+        "TI hashes": "thing: 2",
+        "Quality": "deepcache 3",
+    }
 
 
 def test_sd_vae_lists_what_there_is(client: TestClient, backend: FakeBackend) -> None:

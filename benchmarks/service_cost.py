@@ -1,0 +1,207 @@
+"""What a request costs beyond its picture: `python -m benchmarks.service_cost`.
+
+One client asks the service, as `make serve` starts it, for pictures of about half a megabyte, one after the
+other. Off each request's time is taken what its replica reports for the job: the wait, all operations, the
+PNG. What is left is the service's: HTTP and Serve's proxy, the gateway, the way to the replica and back. In
+turns the bare engine in this process draws the same picture, which shows what being inside the service does
+to the engine itself.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from tqdm import trange
+
+from benchmarks.engine_overhead import jobs
+from benchmarks.load import PATH
+from benchmarks.machine import RESULTS, machine
+from benchmarks.models import stand_in
+from benchmarks.served import Served
+from benchmarks.systems import System, start
+from benchmarks.workloads import request
+from engine.checkpoint import load_checkpoint
+from engine.engine import Engine
+from engine.protocol import Job
+from engine.worker import Worker
+
+SIZE = 416
+"""Pixels: what the stand-in draws there is noise, so that its PNG has about half a megabyte."""
+WARM_UP = 5
+LEAST_CPU = 0.1
+"""Milliseconds a request; processes below are not told."""
+
+GATEWAY = "atelier_http_request_seconds"
+ROUTING = "atelier_job_routing_seconds"
+ENGINE = ("atelier_job_wait_seconds", "atelier_stage_seconds")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds a request, means unless said otherwise; `cpu` by process, of the service alone."""
+
+    requests: int
+    picture_bytes: float
+    latency: float
+    engine: float
+    http: float
+    gateway: float
+    routing: float
+    bare_median: float
+    latency_median: float
+    cpu: Mapping[str, float]
+
+    @property
+    def service(self) -> float:
+        return self.latency - self.engine
+
+
+def sums(exposition: str) -> dict[str, float]:
+    """The sum of each histogram, of requests those for pictures alone."""
+    total: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name.endswith("_sum") and sample.labels.get("route", PATH) == PATH:
+                total[family.name] += sample.value
+    return total
+
+
+def cpu_seconds(root: psutil.Process) -> dict[str, float]:
+    """So far, by what Ray calls a process; all others together."""
+    seconds: dict[str, float] = defaultdict(float)
+    for process in [root, *root.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            title = (process.cmdline() or [""])[0]
+            name = title.removeprefix("ray::") if title.startswith("ray::") else "others"
+            times = process.cpu_times()
+            seconds[name] += times.user + times.system
+    return seconds
+
+
+def ask(client: httpx2.Client, system: System, body: Mapping[str, Any]) -> tuple[float, int]:
+    """Seconds to the last byte, and the picture's bytes."""
+    began = time.perf_counter()
+    answer = client.post(f"{system.url}{PATH}", json=dict(body))
+    seconds = time.perf_counter() - began
+    return seconds, len(base64.b64decode(answer.raise_for_status().json()["images"][0]))
+
+
+async def draw(worker: Worker, job: Job) -> float:
+    began = time.perf_counter()
+    await worker.run(job)
+    return time.perf_counter() - began
+
+
+def measure(system: System, worker: Worker, count: int) -> Cost:
+    body = request(random.Random(0), SIZE, steps=1, cfg_scale=1.0).body
+    job = replace(jobs(1, SIZE, 2)[0], steps=1, sampler="Euler", schedule="normal")
+    with httpx2.Client(timeout=120, headers=system.headers) as client:
+
+        def metrics() -> dict[str, float]:
+            return sums(client.get(f"{system.url}/metrics").text)
+
+        for _ in range(WARM_UP):
+            ask(client, system, body)
+            asyncio.run(draw(worker, job))
+        before = metrics()
+        answers, alone = [], []
+        cpu: dict[str, float] = defaultdict(float)
+        for seed in trange(count, unit="request"):
+            cpu_before = cpu_seconds(system.process)
+            answers.append(ask(client, system, {**body, "seed": seed}))
+            for name, total in cpu_seconds(system.process).items():
+                cpu[name] += total - cpu_before.get(name, 0.0)
+            alone.append(asyncio.run(draw(worker, replace(job, seed=seed))))
+        after = metrics()
+    spent = {name: (total - before.get(name, 0.0)) / count for name, total in after.items()}
+    seconds = [taken for taken, _ in answers]
+    latency, engine = statistics.fmean(seconds), sum(spent[name] for name in ENGINE)
+    gateway, routing = spent[GATEWAY], spent[ROUTING]
+    return Cost(
+        requests=count,
+        picture_bytes=statistics.fmean(size for _, size in answers),
+        latency=1e3 * latency,
+        engine=1e3 * engine,
+        http=1e3 * (latency - gateway),
+        gateway=1e3 * (gateway - routing - engine),
+        routing=1e3 * routing,
+        bare_median=1e3 * statistics.median(alone),
+        latency_median=1e3 * statistics.median(seconds),
+        cpu={name: 1e3 * value / count for name, value in cpu.items()},
+    )
+
+
+def to_markdown(cost: Cost, seen_on: str) -> str:
+    busiest = sorted(cost.cpu.items(), key=lambda each: -each[1])
+    cpu = ", ".join(f"{name} {ms:.1f}" for name, ms in busiest if ms >= LEAST_CPU)
+    about = (
+        f"{cost.requests} requests, one after the other, for pictures of {cost.picture_bytes / 1e6:.2f} MB."
+    )
+    heads = (
+        "request",
+        "the engine's part",
+        "**the service's**",
+        "HTTP and proxy",
+        "gateway",
+        "way to replica",
+    )
+    parts = (cost.latency, cost.engine, cost.service, cost.http, cost.gateway, cost.routing)
+    return "\n".join(
+        [
+            f"# The service's cost per request, {date.today()}",
+            "",
+            seen_on,
+            "",
+            about,
+            "",
+            f"| ms | {' | '.join(heads)} |",
+            "|---" * (len(heads) + 1) + "|",
+            f"| mean | {' | '.join(f'{part:.1f}' for part in parts)} |",
+            "",
+            f"The bare engine, in turns: median {cost.bare_median:.1f} ms, of the requests "
+            f"{cost.latency_median:.1f} ms. CPU-ms a request: {cpu}.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        model = stand_in(Path(folder))
+        worker = Worker(Engine(load_checkpoint(model.path, device="cpu", dtype="float32")), cpu_threads=1)
+        worker.start()
+        with start("atelier", Served((model.path,), threads=1), Path(folder)) as system:
+            cost = measure(system, worker, args.requests)
+        asyncio.run(worker.stop())
+    seen_on = machine()
+    text = to_markdown(cost, seen_on)
+    path = RESULTS / f"service-cost-{date.today()}"
+    path.with_suffix(".md").write_text(text)
+    path.with_suffix(".json").write_text(
+        json.dumps({"machine": seen_on, "service_ms": cost.service, **vars(cost)}, indent=1)
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
