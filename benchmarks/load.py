@@ -161,7 +161,7 @@ async def drive(
     free = asyncio.Semaphore(clients or len(requests))
 
     async def one(request: Request, since: float) -> None:
-        end = await send(client, request)
+        end = await send(client, system, request)
         now = time.monotonic()
         outcomes.append(Outcome(request.kind, now - since, end, at=now - began))
         free.release()
@@ -182,11 +182,13 @@ async def drive(
     return outcomes
 
 
-async def send(client: httpx2.AsyncClient, request: Request) -> Literal["picture", "left", "failed"]:
+async def send(
+    client: httpx2.AsyncClient, system: System, request: Request
+) -> Literal["picture", "left", "failed"]:
     """Who leaves closes the connection."""
     try:
         async with asyncio.timeout(request.leaves):
-            answer = await client.post(PATH, json=request.body)
+            answer = await client.post(PATH, json=system.words(request.body))
     except TimeoutError:
         return "left"
     except httpx2.HTTPError:

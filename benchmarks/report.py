@@ -3,12 +3,13 @@
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+from benchmarks.baselines import xinference
 from benchmarks.figures import (
     SLO_FACTOR,
     SLO_SHARE,
@@ -23,7 +24,7 @@ from benchmarks.load import Measurement, Outcome
 from benchmarks.systems import EngineCounts, Swaps
 from benchmarks.workloads import WORKLOADS
 
-REFERENCES = ("lock", "litserve", "ray", "swap")
+REFERENCES = ("lock", "litserve", "ray", "swap", "xinference")
 PACKAGES = ("diffusers", "litserve", "ray")
 
 
@@ -57,8 +58,10 @@ class Report:
     measurements: Sequence[Measurement]
 
 
-def packages() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
+def packages(systems: Collection[str]) -> dict[str, str]:
+    """What systems are made of, and the versions."""
+    own = {"xinference": xinference.version()} if "xinference" in systems else {}
+    return {name: version(name) for name in PACKAGES} | own
 
 
 def to_json(report: Report) -> str:
@@ -84,6 +87,8 @@ def from_json(text: str) -> Report:
 
 def to_markdown(report: Report) -> str:
     against_whom = ", ".join(f"{name} {number}" for name, number in report.packages.items())
+    jpeg = "; but xinference answers with JPEG, with which ours is compared as JPEG"
+    but = jpeg if "xinference" in report.packages else ""
     lines = [
         f"# {report.title}",
         "",
@@ -91,7 +96,7 @@ def to_markdown(report: Report) -> str:
         "",
         f"Against {against_whom}. In every repeat each system got the same requests, one system after the "
         "other, beginning with another each time, while all were up. All have the same weights, float32 "
-        "unless their name says otherwise, and PNG code. In brackets 95 % bootstrap intervals over the "
+        f"unless their name says otherwise, and PNG code{but}. In brackets 95 % bootstrap intervals over the "
         "repeats; percentiles are of all repeats together. CPU-seconds are of the server's whole process "
         "tree. Of the engine: calls are never padded with rows, the host's time is that of a step outside "
         "models, and the join delay is the mean from a job's coming to the replica to its first step.",

@@ -1,22 +1,18 @@
 """This service against other ways to serve the same checkpoint, in one run: `make bench`.
 
 Each model is served by all systems at once: diffusers behind a lock, LitServe with its dynamic batching, Ray
-Serve as its Stable Diffusion tutorial has it, and this service as `make serve` starts it. Each workload then
-goes to one system after the other, repeat by repeat, in an order that changes. Workloads that need something
-else of a server, several checkpoints, LoRAs, or two replicas, have servers of their own, after the others.
-Tables and a plot with the machine they were made on, and every latency as JSON, go to `benchmarks/results/`.
+Serve as its Stable Diffusion tutorial has it, Xinference if `make xinference` has installed it, and this
+service as `make serve` starts it. Each workload then goes to one system after the other, repeat by repeat, in
+an order that changes. Workloads that need something else of a server, several checkpoints, LoRAs, or two
+replicas, have servers of their own, after the others. Tables and a plot with the machine they were made on,
+and every latency as JSON, go to `benchmarks/results/`.
 
 torch has one thread in each system. With more, it matters which thread of Python calls the model: outside
 the main one, where all but LitServe call it, OpenMP took up to three times the CPU of one thread for no gain.
-
-Not here is Xinference: it pins other versions of diffusers and transformers, so that it would need an
-environment of its own; on a CPU it draws one picture at a time, as the lock does.
 """
 
 import argparse
 import asyncio
-import base64
-import io
 import math
 import os
 import platform
@@ -31,17 +27,16 @@ from datetime import date
 from pathlib import Path
 
 import httpx2
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.load import PATH, Measurement, Phase, drive, measure
 from benchmarks.machine import RESULTS, machine
 from benchmarks.models import MODELS, Model, write_loras
+from benchmarks.pictures import decoded, mean_square
 from benchmarks.plot import draw
 from benchmarks.report import Report, Setup, keeps_up, packages, to_json, to_markdown
 from benchmarks.served import Served
-from benchmarks.systems import PORTS, System, start
+from benchmarks.systems import PORTS, System, at_hand, start
 from benchmarks.workloads import (
     LORA_WEIGHTS,
     OURS,
@@ -57,7 +52,7 @@ from benchmarks.workloads import (
     with_lora,
 )
 
-DEFAULT_SYSTEMS = ("lock", "litserve", "ray", "swap", "atelier")
+DEFAULT_SYSTEMS = ("lock", "litserve", "ray", "swap", "xinference", "atelier")
 CAPACITY_SAMPLE = 32
 """Requests; steps differ so much that the mean of fewer would be a matter of luck."""
 CHECKED_STEPS = 8
@@ -124,13 +119,12 @@ async def check_output(systems: Sequence[System], body: Mapping[str, object]) ->
     pictures = {}
     for system in systems:
         async with httpx2.AsyncClient(timeout=1200, headers=system.headers) as client:
-            answer = await client.post(f"{system.url}{PATH}", json=body)
-        png = base64.b64decode(answer.raise_for_status().json()["images"][0])
-        pictures[system.name] = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
+            answer = await client.post(f"{system.url}{PATH}", json=system.words(body))
+        pictures[system.name] = decoded(answer.raise_for_status().json())
     theirs = [picture for name, picture in pictures.items() if name not in OURS]
     least = math.inf
     for name in pictures.keys() & set(OURS):
-        worst = max((float(((pictures[name] - each) ** 2).mean()) for each in theirs), default=0.0)
+        worst = max((mean_square(pictures[name], each) for each in theirs), default=0.0)
         psnr = 10 * math.log10(255**2 / max(worst, 1e-9)) if theirs else math.inf
         if psnr < LEAST_PSNR[name]:
             raise RuntimeError(f"{name} draws another picture than the others: {psnr:.1f} dB")
@@ -235,7 +229,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stand-in", "demo"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["mixed", "uniform"])
-    parser.add_argument("--systems", nargs="+", choices=PORTS, default=list(DEFAULT_SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=PORTS, default=at_hand(DEFAULT_SYSTEMS))
     parser.add_argument("--requests", type=int, default=20, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")
@@ -260,7 +254,8 @@ def main() -> None:
         setups.append(setup)
         results += measured
         seen_on = f"{machine()} Threads of torch in each system: {args.threads}."
-        report = Report(f"Serving, {date.today()}", seen_on, packages(), setups, results)
+        versions = packages({each.system for each in results})
+        report = Report(f"Serving, {date.today()}", seen_on, versions, setups, results)
         text = to_markdown(report)
         (args.out / f"{name}.md").write_text(text)
         (args.out / f"{name}.json").write_text(to_json(report))

@@ -17,6 +17,7 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.baselines import xinference
 from benchmarks.served import Served
 from benchmarks.workloads import OURS
 
@@ -26,6 +27,7 @@ PORTS = {
     "litserve": 18102,
     "ray": 18104,
     "swap": 18106,
+    "xinference": 18105,
     "atelier": 18103,
     "atelier-bf16": 18107,
 }
@@ -53,6 +55,10 @@ class System:
     @property
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.key}"}
+
+    def words(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A request's body as this system takes it."""
+        return xinference.translated(body) if self.name == "xinference" else body
 
     def cpu_seconds(self) -> float:
         """Of the server's whole process tree, without those that have ended."""
@@ -167,7 +173,7 @@ def start(name: str, served: Served, folder: Path) -> Iterator[System]:
         )
     try:
         replicas = served.replicas * (len(served.checkpoints) if name in OURS else 1)
-        url = wait_ready(PORTS[name], process, log)
+        url = wait_ready(name, process, log)
         system = System(name, url, key, psutil.Process(process.pid), replicas)
         wait_whole(system)
         yield system
@@ -242,18 +248,26 @@ def checkpoint_config(name: str, served: Served, path: Path) -> dict[str, Any]:
     }
 
 
-def wait_ready(port: int, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + START_SECONDS
+def at_hand(names: Iterable[str]) -> list[str]:
+    """Those of the systems that can be started: Xinference needs an environment of its own."""
+    return [name for name in names if name != "xinference" or xinference.installed()]
+
+
+def wait_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
+    path, seconds = "/health/ready", START_SECONDS
+    if name == "xinference":
+        path, seconds = xinference.READY, xinference.START_SECONDS
+    url = f"http://127.0.0.1:{PORTS[name]}"
+    deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx2.get(f"{url}/health/ready", timeout=2).status_code == 200:
+            if httpx2.get(f"{url}{path}", timeout=2).status_code == 200:
                 return url
         except httpx2.HTTPError:
             pass
         time.sleep(POLL_SECONDS)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    raise RuntimeError(f"nothing answers at port {port}; the server's last words:\n{end}")
+    raise RuntimeError(f"nothing answers at port {PORTS[name]}; the server's last words:\n{end}")
 
 
 def wait_whole(system: System) -> None:

@@ -52,7 +52,7 @@ class Site:
 
 
 OURS = ("atelier", "atelier-bf16")
-PLAIN = Site(("lock", "litserve", "ray", *OURS))
+PLAIN = Site(("lock", "litserve", "ray", "xinference", *OURS))
 SEVERAL = Site(("lock", "litserve", "ray", "swap", *OURS), several=True)
 WITH_LORAS = Site(("lock", "litserve", "ray", *OURS), loras=True)
 TWO_REPLICAS = Site(("ray", *OURS), replicas=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.served import Served
 
-MODULES = {"lock": "lock", "swap": "swap", "litserve": "lit", "ray": "ray_serve"}
+MODULES = {"lock": "lock", "swap": "swap", "litserve": "lit", "ray": "ray_serve", "xinference": "xinference"}
 
 
 def main() -> None:

@@ -124,6 +124,11 @@ class Pipeline:
         ).images
         return images
 
+    def save(self, folder: Path, scheduler: Any) -> None:
+        """As a diffusers folder with this scheduler."""
+        self._pipeline.scheduler = scheduler
+        self._pipeline.save_pretrained(folder)
+
     def _wear(self, lora: tuple[str, float] | None) -> None:
         if lora == self._worn:
             return

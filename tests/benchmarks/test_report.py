@@ -1,5 +1,7 @@
 """From measurements to what the tables say."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.load import Measurement, Outcome
@@ -47,6 +49,12 @@ def test_p99_of_a_kind_is_told_as_times_lower_than_the_locks() -> None:
     text = to_markdown(report(measurement("lock", 8.0), measurement("atelier", 2.0)))
     assert "| lock | 0.80 | 7.71 | 1.00× [1.00, 1.00] | 1.00× [1.00, 1.00] |" in text
     assert "| atelier | 0.20 | 1.93 | 4.00× [4.00, 4.00] | 4.00× [4.00, 4.00] |" in text
+
+
+def test_a_report_with_xinference_says_that_it_answers_with_jpeg() -> None:
+    without = report(measurement("atelier", 2.0))
+    assert "JPEG" not in to_markdown(without)
+    assert "xinference answers with JPEG" in to_markdown(replace(without, packages={"xinference": "0"}))
 
 
 def test_the_engines_own_figures_are_per_call_step_and_job() -> None:

@@ -23,7 +23,7 @@ def test_workloads_of_one_site_share_servers_and_have_those_systems_that_can() -
         checkpoints=8,
     )
     assert [(each.workloads, each.systems) for each in plans(args)] == [
-        (("mixed", "uniform"), ("lock", "litserve", "ray", "atelier")),
+        (("mixed", "uniform"), ("lock", "litserve", "ray", "xinference", "atelier")),
         (("models",), ("lock", "litserve", "ray", "swap", "atelier")),
         (("replica-kill",), ("ray", "atelier")),
     ]

@@ -1,11 +1,13 @@
-"""What servers are configured with, and what is read of the service's metrics."""
+"""What servers are configured with and asked, and what is read of the service's metrics."""
 
 from pathlib import Path
 
+import psutil
 import pytest
 
+from benchmarks.baselines import xinference
 from benchmarks.served import Served
-from benchmarks.systems import EngineCounts, read_counts, serve_config
+from benchmarks.systems import EngineCounts, System, at_hand, read_counts, serve_config
 from deployments.metrics import ReplicaMetrics, merge
 from deployments.serve import check
 from engine.protocol import JobResult, StepStats, Timings
@@ -60,3 +62,16 @@ def test_the_service_gets_an_application_for_each_checkpoint_that_fit_on_two_cor
     assert [each["path"] for each in args] == [str(path) for path in paths]
     assert {each["dtype"] for each in args} == {dtype}
     assert sum(each["num_cpus"] * each["replicas"] for each in args) <= 2
+
+
+def test_xinference_is_at_hand_once_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xinference, "ENVIRONMENT", tmp_path)
+    assert at_hand(["lock", "xinference"]) == ["lock"]
+    (tmp_path / ".ready").touch()
+    assert at_hand(["lock", "xinference"]) == ["lock", "xinference"]
+
+
+@pytest.mark.parametrize(("name", "sent"), [("lock", {}), ("xinference", {"model": "bench"})])
+def test_each_system_is_asked_in_its_own_words(name: str, sent: dict[str, str]) -> None:
+    body = {"prompt": "a ring", "sampler_name": "Euler"}
+    assert System(name, "", "", psutil.Process()).words(body) == body | sent
