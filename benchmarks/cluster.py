@@ -6,7 +6,7 @@ queue's length when it last sent a job there, less its own jobs that have come b
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -81,10 +81,9 @@ class Replica:
 class Router:
     """What one gateway knows of one checkpoint's replicas, and the jobs that have found no room yet."""
 
-    def __init__(self, cluster: "Cluster", gateway: int, replicas: Sequence[int]) -> None:
+    def __init__(self, cluster: "Cluster", replicas: Sequence[int]) -> None:
         self._cluster = cluster
         self._known: dict[int, tuple[int, float]] = {}
-        self.gateway = gateway
         self.pending: deque[int] = deque()
         self.policy = cluster.make_policy(replicas, self.length, cluster.setup.jobs, cluster.random)
 
@@ -113,17 +112,26 @@ class Router:
     def choose(self, key: Hashable) -> int | None:
         """As Serve does of what its policy ranks: by what is known, else by asking those replicas."""
         for rank in self.policy.ranks(key):
-            known = [(length, r) for r in rank if (length := self.length(r)) is not None]
-            free = [each for each in known if each[0] < self._cluster.setup.jobs]
-            if not free:
-                self._cluster.asked += len(rank)
-                for replica in rank:
-                    self.learn(replica, self._cluster.replicas[replica].jobs)
-                lengths = [(self._cluster.replicas[r].jobs, r) for r in rank]
-                free = [each for each in lengths if each[0] < self._cluster.setup.jobs]
-            if free:
-                return min(free)[1]
+            known = {r: length for r in rank if (length := self.length(r)) is not None}
+            chosen = self._shortest(known)
+            if chosen is None:
+                chosen = self._shortest(self._ask(rank))
+            if chosen is not None:
+                return chosen
         return None
+
+    def _shortest(self, lengths: Mapping[int, int]) -> int | None:
+        """None if all are full; of equal ones, the first."""
+        free = [replica for replica, length in lengths.items() if length < self._cluster.setup.jobs]
+        return min(free, key=lengths.__getitem__, default=None)
+
+    def _ask(self, replicas: Sequence[int]) -> Mapping[int, int]:
+        """Their queues' lengths, in no time."""
+        self._cluster.asked += len(replicas)
+        lengths = {replica: self._cluster.replicas[replica].jobs for replica in replicas}
+        for replica, length in lengths.items():
+            self.learn(replica, length)
+        return lengths
 
 
 class Cluster:
@@ -141,8 +149,8 @@ class Cluster:
         first = 0
         self._routers: list[list[Router]] = [[] for _ in range(setup.gateways)]
         for number in setup.replicas:
-            for gateway, routers in enumerate(self._routers):
-                routers.append(Router(self, gateway, range(first, first + number)))
+            for routers in self._routers:
+                routers.append(Router(self, range(first, first + number)))
             first += number
         self._home: dict[int, int] = {}
         self._jobs: Sequence[Sent] = ()

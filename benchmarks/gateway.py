@@ -122,9 +122,9 @@ def load(port: int, message: bytes, count: int, until: float) -> list[tuple[floa
 
 
 def measure(system: str, server: psutil.Process, picture: int, key: str, asked: Load) -> Measurement:
-    began = time.monotonic() + WARM_UP_SECONDS
-    until = began + asked.seconds
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        began = apart.submit(time.monotonic).result() + WARM_UP_SECONDS  # when it has started
+        until = began + asked.seconds
         loading = apart.submit(load, PORTS[system], call(key, picture), asked.clients, until)
         time.sleep(began - time.monotonic())
         before = cpu_by_role(server)

@@ -81,8 +81,7 @@ class Routing(Generic[Replica]):
     def ranks(self, key: Hashable) -> list[list[Replica]]:
         """The best replica with room among those in use, then a few of all, which Serve asks if it has to."""
         asked = self._sample(self._order, MOST_ASKED)
-        used = max(LEAST_USED, int(SHARED * self._in_flight / max(1.0, self._usual)))
-        lengths = self._lengths(self._order[:used])
+        lengths = self._lengths(self._used())
         if lengths:
             self._usual += SMOOTHING * (fmean(lengths.values()) - self._usual)
         free = self._free(lengths) or self._free(self._lengths(self._order))
@@ -92,6 +91,10 @@ class Routing(Generic[Replica]):
             free, key=lambda replica: (self._weight(replica, free[replica], key), self._random.random())
         )
         return [[best], asked]
+
+    def _used(self) -> list[Replica]:
+        full = self._in_flight / max(1.0, self._usual)
+        return self._order[: max(LEAST_USED, int(SHARED * full))]
 
     def _lengths(self, replicas: Sequence[Replica]) -> dict[Replica, int]:
         """As far as is known, of a sample."""
