@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date
 from math import ceil
@@ -95,17 +95,18 @@ def call(key: str, picture: int) -> bytes:
 async def client(port: int, message: bytes, until: float, latencies: list[tuple[float, float]]) -> None:
     """One request after the other over one connection. Raises RuntimeError for any answer but 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
-    while (began := time.monotonic()) < until:
-        writer.write(message)
-        head = await reader.readuntil(b"\r\n\r\n")
-        status, *fields = head.decode("latin-1").split("\r\n")
-        length = next(int(f.split(":")[1]) for f in fields if f.lower().startswith("content-length"))
-        answer = await reader.readexactly(length)
-        if " 200 " not in status:
-            raise RuntimeError(f"{status}: {answer[:200]!r}")
-        ended = time.monotonic()
-        latencies.append((ended, ended - began))
-    writer.close()
+    with closing(writer):
+        while (began := time.monotonic()) < until:
+            writer.write(message)
+            head = await reader.readuntil(b"\r\n\r\n")
+            status, *fields = head.decode("latin-1").split("\r\n")
+            length = next(int(f.split(":")[1]) for f in fields if f.lower().startswith("content-length"))
+            answer = await reader.readexactly(length)
+            if " 200 " not in status:
+                raise RuntimeError(f"{status}: {answer[:200]!r}")
+            ended = time.monotonic()
+            latencies.append((ended, ended - began))
+    await writer.wait_closed()
 
 
 async def clients(port: int, message: bytes, count: int, until: float) -> list[tuple[float, float]]:
@@ -126,7 +127,7 @@ def measure(system: str, server: psutil.Process, picture: int, key: str, asked: 
         began = apart.submit(time.monotonic).result() + WARM_UP_SECONDS  # when it has started
         until = began + asked.seconds
         loading = apart.submit(load, PORTS[system], call(key, picture), asked.clients, until)
-        time.sleep(began - time.monotonic())
+        time.sleep(max(0.0, began - time.monotonic()))
         before = cpu_by_role(server)
         time.sleep(max(0.0, until - time.monotonic()))
         cpu = cpu_by_role(server) - before
