@@ -7,7 +7,7 @@ are assumed for an H200 unless `--costs` names a table that `python -m benchmark
 
 import argparse
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from heapq import heapify, heapreplace
@@ -67,23 +67,20 @@ class AmongAll(Routing[int]):
         return self._order
 
 
-def among_all(replicas: Sequence[int], length: Length, limit: int, random: Random) -> Routing[int]:
-    routing = AmongAll(limit, length, random)
-    routing.offer(replicas)
-    return routing
+def routed(kind: Callable[[int, Length, Random], Routing[int]]) -> MakePolicy:
+    def make(replicas: Sequence[int], length: Length, limit: int, random: Random) -> Routing[int]:
+        routing = kind(limit, length, random)
+        routing.offer(replicas)
+        return routing
 
-
-def ours(replicas: Sequence[int], length: Length, limit: int, random: Random) -> Routing[int]:
-    routing = Routing(limit, length, random)
-    routing.offer(replicas)
-    return routing
+    return make
 
 
 POLICIES: Mapping[str, MakePolicy] = {
     "random": Anywhere,
     "shorter of two": OfTwo,
-    "ours, among all": among_all,
-    "ours": ours,
+    "ours, among all": routed(AmongAll),
+    "ours": routed(Routing),
 }
 
 

@@ -58,12 +58,11 @@ class Routing(Generic[Replica]):
 
     def offer(self, replicas: Iterable[Replica]) -> None:
         """These are there from now on. Those that were there keep their order."""
-        there = list(replicas)
-        new = set(there)
-        self._order = [replica for replica in self._order if replica in new]
-        new.difference_update(self._order)
+        there = dict.fromkeys(replicas)
+        self._order = [replica for replica in self._order if replica in there]
+        known = set(self._order)
         for replica in there:
-            if replica in new:
+            if replica not in known:
                 self._order.insert(self._random.randrange(len(self._order) + 1), replica)
 
     def sent(self, replica: Replica, key: Hashable) -> None:
@@ -93,8 +92,8 @@ class Routing(Generic[Replica]):
         return [[best], asked]
 
     def _used(self) -> list[Replica]:
-        full = self._in_flight / max(1.0, self._usual)
-        return self._order[: max(LEAST_USED, int(SHARED * full))]
+        filled = self._in_flight / max(1.0, self._usual)
+        return self._order[: max(LEAST_USED, int(SHARED * filled))]
 
     def _lengths(self, replicas: Sequence[Replica]) -> dict[Replica, int]:
         """As far as is known, of a sample."""

@@ -7,11 +7,12 @@ import pytest
 from benchmarks import batcher_sim
 from benchmarks.batcher_sim import AREAS, MAX_ROWS, Arrival, trace
 from benchmarks.cluster import Cluster, MakePolicy, Sent, Setup
-from benchmarks.cluster_sim import POLICIES, Case, apportion, gaps, ours, prepare, zipf
+from benchmarks.cluster_sim import POLICIES, Case, apportion, gaps, prepare, zipf
 from benchmarks.costs import CallCosts, assumed_h200
 from engine.batcher import Batcher
 
 SECONDS_A_REQUEST = 0.015
+OURS = POLICIES["ours"]
 
 
 def costs_of_one_engine() -> CallCosts:
@@ -50,12 +51,12 @@ def test_every_job_leaves_once_and_no_sooner_than_its_calls_take(case: Case, nam
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.arrivals}-{case.replicas}")
 def test_no_replica_works_more_than_all_the_time(case: Case) -> None:
-    cluster, _ = run(case, ours)
+    cluster, _ = run(case, OURS)
     assert all(0 < replica.seconds <= cluster.now for replica in cluster.replicas)
 
 
 def test_a_run_is_the_same_for_the_same_seed() -> None:
-    first, second = (run(CASES[1], ours)[1] for _ in range(2))
+    first, second = (run(CASES[1], OURS)[1] for _ in range(2))
     assert [each.done for each in first] == [each.done for each in second]
 
 
@@ -64,21 +65,21 @@ def test_one_replica_does_what_the_simulation_of_one_engine_does() -> None:
     jobs = [Sent(each.at, each.shape, each.steps, each.width, each.due) for each in alone]
     batcher_sim.simulate(alone, Batcher(MAX_ROWS))
     setup = Setup(replicas=[1], gateways=1, costs=costs_of_one_engine(), jobs=len(jobs))
-    Cluster(setup, ours, Random(1)).run(jobs)
+    Cluster(setup, OURS, Random(1)).run(jobs)
     assert [each.done for each in jobs] == pytest.approx([each.done for each in alone])
 
 
 def test_a_gateway_answers_one_request_after_the_other() -> None:
     setup = Setup(replicas=[100], gateways=1, costs=assumed_h200(), jobs=32, after=1.0)
     jobs = [Sent(0.0, "512x512", 1, 2) for _ in range(5)]
-    Cluster(setup, ours, Random(0)).run(jobs)
+    Cluster(setup, OURS, Random(0)).run(jobs)
     assert [each.latency - jobs[0].latency for each in jobs] == pytest.approx([0, 1, 2, 3, 4])
 
 
 def test_jobs_that_find_no_room_wait_and_are_not_lost() -> None:
     setup = Setup(replicas=[2], gateways=3, costs=assumed_h200(), jobs=2)
     jobs = [Sent(0.0, "512x512", 4, 2, gateway=i % 3) for i in range(30)]
-    cluster = Cluster(setup, ours, Random(0))
+    cluster = Cluster(setup, OURS, Random(0))
     cluster.run(jobs)
     assert cluster.left == 30
     assert cluster.asked > 0
