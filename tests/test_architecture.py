@@ -17,6 +17,7 @@ HEAVY = ("torch", "ray", "diffusers", "transformers", "numpy", "fastapi", "pydan
         ("engine.engine", {"torch", "diffusers", "transformers", "numpy"}),
         ("ingress.app", {"fastapi", "pydantic"}),
         ("deployments.config", {"pydantic", "fastapi"}),
+        ("deployments.routing", set()),
     ],
 )
 def test_import_stays_light(module: str, allowed: set[str]) -> None:
