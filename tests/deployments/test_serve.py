@@ -40,7 +40,8 @@ def test_the_examples_in_its_comments_are_right(config: Yaml) -> None:
     for key, value in examples.items():
         changed = copy.deepcopy(config)
         name = "gateway" if key in GatewayConfig.model_fields else "demo"
-        application(changed, name)["args"][key] = value
+        on_gpus = {"num_gpus": 1} if name == "demo" else {}
+        application(changed, name)["args"].update(on_gpus | {key: value})
         serve.check(changed)
 
 
