@@ -173,7 +173,10 @@ def start(name: str, served: Served, folder: Path) -> Iterator[System]:
         )
     try:
         replicas = served.replicas * (len(served.checkpoints) if name in OURS else 1)
-        url = wait_ready(name, process, log)
+        path, seconds = READY, START_SECONDS
+        if name == "xinference":
+            path, seconds = xinference.READY, xinference.START_SECONDS
+        url = wait_ready(PORTS[name], process, log, path, seconds)
         system = System(name, url, key, psutil.Process(process.pid), replicas)
         wait_whole(system)
         yield system
@@ -253,11 +256,15 @@ def at_hand(names: Iterable[str]) -> list[str]:
     return [name for name in names if name != "xinference" or xinference.installed()]
 
 
-def wait_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
-    path, seconds = "/health/ready", START_SECONDS
-    if name == "xinference":
-        path, seconds = xinference.READY, xinference.START_SECONDS
-    url = f"http://127.0.0.1:{PORTS[name]}"
+def wait_ready(
+    port: int,
+    process: "subprocess.Popen[bytes]",
+    log: Path,
+    path: str = READY,
+    seconds: float = START_SECONDS,
+) -> str:
+    """The address of the server at this port of this machine, once it answers at `path`."""
+    url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -267,7 +274,7 @@ def wait_ready(name: str, process: "subprocess.Popen[bytes]", log: Path) -> str:
             pass
         time.sleep(POLL_SECONDS)
     end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    raise RuntimeError(f"nothing answers at port {PORTS[name]}; the server's last words:\n{end}")
+    raise RuntimeError(f"nothing answers at port {port}; the server's last words:\n{end}")
 
 
 def wait_whole(system: System) -> None:
