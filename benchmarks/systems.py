@@ -33,6 +33,7 @@ PORTS = {
 }
 DTYPES = {"atelier-bf16": "bfloat16"}
 """Of those that are not float32."""
+READY = "/health/ready"
 START_SECONDS = 600
 POLL_SECONDS = 0.5
 LOG_LINES = 20
