@@ -82,16 +82,15 @@ def sums(exposition: str) -> dict[str, float]:
     return total
 
 
-def cpu_seconds(root: psutil.Process) -> dict[str, float]:
-    """So far, by what Ray calls a process; all others together."""
-    seconds: dict[str, float] = defaultdict(float)
+def cpu_seconds(root: psutil.Process) -> dict[int, tuple[str, float]]:
+    """Each process' name, as Ray titles actors, and what it used so far."""
+    used = {}
     for process in [root, *root.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            title = (process.cmdline() or [""])[0]
-            name = title.removeprefix("ray::") if title.startswith("ray::") else "others"
-            times = process.cpu_times()
-            seconds[name] += times.user + times.system
-    return seconds
+            title, times = (process.cmdline() or [""])[0], process.cpu_times()
+            name = title.removeprefix("ray::").split(".")[0] if title.startswith("ray::") else "others"
+            used[process.pid] = name, times.user + times.system
+    return used
 
 
 def ask(client: httpx2.Client, system: System, body: Mapping[str, Any]) -> tuple[float, int]:
@@ -125,8 +124,8 @@ def measure(system: System, worker: Worker, count: int) -> Cost:
         for seed in trange(count, unit="request"):
             cpu_before = cpu_seconds(system.process)
             answers.append(ask(client, system, {**body, "seed": seed}))
-            for name, total in cpu_seconds(system.process).items():
-                cpu[name] += total - cpu_before.get(name, 0.0)
+            for pid, (name, total) in cpu_seconds(system.process).items():
+                cpu[name] += total - cpu_before.get(pid, (name, 0.0))[1]
             alone.append(asyncio.run(draw(worker, replace(job, seed=seed))))
         after = metrics()
     spent = {name: (total - before.get(name, 0.0)) / count for name, total in after.items()}
