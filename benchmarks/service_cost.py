@@ -2,8 +2,8 @@
 
 One client asks the service, as `make serve` starts it, for pictures of about half a megabyte, one after the
 other. Off each request's time is taken what its replica reports for the job: the wait, all operations, the
-PNG. What is left is the service's: HTTP and Serve's proxy, the gateway, the way to the replica and back. In
-turns the bare engine in this process draws the same picture, which shows what being inside the service does
+PNG. What is left is the service's: HTTP and Serve's proxy, the gateway, the way to the replica and back.
+Then the bare engine in this process draws the same pictures, which shows what being inside the service does
 to the engine itself.
 """
 
@@ -118,16 +118,13 @@ def measure(system: System, worker: Worker, count: int) -> Cost:
         for _ in range(WARM_UP):
             ask(client, system, body)
             asyncio.run(draw(worker, job))
-        before = metrics()
-        answers, alone = [], []
-        cpu: dict[str, float] = defaultdict(float)
-        for seed in trange(count, unit="request"):
-            cpu_before = cpu_seconds(system.process)
-            answers.append(ask(client, system, {**body, "seed": seed}))
-            for pid, (name, total) in cpu_seconds(system.process).items():
-                cpu[name] += total - cpu_before.get(pid, (name, 0.0))[1]
-            alone.append(asyncio.run(draw(worker, replace(job, seed=seed))))
-        after = metrics()
+        before, cpu_before = metrics(), cpu_seconds(system.process)
+        answers = [ask(client, system, {**body, "seed": seed}) for seed in trange(count, unit="request")]
+        after, cpu_after = metrics(), cpu_seconds(system.process)
+    alone = [asyncio.run(draw(worker, replace(job, seed=seed))) for seed in trange(count, unit="picture")]
+    cpu: dict[str, float] = defaultdict(float)
+    for pid, (name, total) in cpu_after.items():
+        cpu[name] += total - cpu_before.get(pid, (name, 0.0))[1]
     spent = {name: (total - before.get(name, 0.0)) / count for name, total in after.items()}
     seconds = [taken for taken, _ in answers]
     latency, engine = statistics.fmean(seconds), sum(spent[name] for name in ENGINE)
@@ -173,7 +170,7 @@ def to_markdown(cost: Cost, seen_on: str) -> str:
             "|---" * (len(heads) + 1) + "|",
             f"| mean | {' | '.join(f'{part:.1f}' for part in parts)} |",
             "",
-            f"The bare engine, in turns: median {cost.bare_median:.1f} ms, of the requests "
+            f"The bare engine: median {cost.bare_median:.1f} ms, of the requests "
             f"{cost.latency_median:.1f} ms. CPU-ms a request: {cpu}.",
             "",
         ]
