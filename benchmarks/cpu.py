@@ -1,7 +1,8 @@
-"""What two choices for CPU replicas are worth: `python -m benchmarks.cpu`.
+"""What choices for CPU replicas are worth: `python -m benchmarks.cpu`.
 
 Attention: a call of the launch-bound stand-in's UNet with diffusers' own attention layers and with ours, turn
-by turn, in CPU-seconds of one thread. Teams: a call of the demo checkpoint's UNet in a thread of its own, as
+by turn, in CPU-seconds of one thread. Tokens: the same with prompts of 77 tokens, and filled up to 80 with a
+mask. Teams: a call of the demo checkpoint's UNet in a thread of its own, as
 a replica makes it, where the thread that loaded it computes with all cores as well, or with one CPU thread,
 each in a process of its own. The fastest and the median of the calls are told.
 """
@@ -24,15 +25,19 @@ from benchmarks.machine import RESULTS, machine
 from benchmarks.models import DEMO, stand_in
 from engine.attention import make_lean, make_stock
 from engine.checkpoint import load_checkpoint
-from engine.denoiser import Denoiser
+from engine.denoiser import CPU_TOKENS, Denoiser
+
+PROMPT = 77
+"""Tokens."""
 
 
-def caller(denoiser: Denoiser, rows: int, side: int) -> Callable[[], object]:
-    """A call of the UNet on random latents of `side`² positions."""
+def caller(denoiser: Denoiser, rows: int, side: int, tokens: int = PROMPT) -> Callable[[], object]:
+    """A call of the UNet on random latents of `side`² positions. Tokens beyond a prompt's are masked."""
     unet: Any = denoiser.unet
-    x, context = torch.randn(rows, 4, side, side), torch.randn(rows, 77, unet.config.cross_attention_dim)
+    x, context = torch.randn(rows, 4, side, side), torch.randn(rows, tokens, unet.config.cross_attention_dim)
     timesteps = torch.full((rows,), 500.0)
-    return lambda: unet(x, timesteps, encoder_hidden_states=context)
+    mask = (torch.arange(tokens) < PROMPT).expand(rows, tokens) if tokens > PROMPT else None
+    return lambda: unet(x, timesteps, encoder_hidden_states=context, encoder_attention_mask=mask)
 
 
 @torch.inference_mode()
@@ -46,10 +51,26 @@ def times(call: Callable[[], object], count: int, clock: Callable[[], float]) ->
     return seconds[2:]
 
 
+def small_denoiser() -> Denoiser:
+    """The stand-in's."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_checkpoint(stand_in(Path(folder)).path, device="cpu").denoiser
+
+
+def tokens(rows: int, rounds: int) -> str:
+    torch.set_num_threads(1)
+    denoiser = small_denoiser()
+    calls = [caller(denoiser, rows, 8, count) for count in (PROMPT, -(-PROMPT // CPU_TOKENS) * CPU_TOKENS)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for case, call in enumerate(calls):
+            seconds[case] += times(call, 10, time.process_time)
+    return line(f"tokens, {rows} rows", ["as they are", "filled up"], seconds)
+
+
 def attention(rows: int, rounds: int) -> str:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        denoiser = load_checkpoint(stand_in(Path(folder)).path, device="cpu").denoiser
+    denoiser = small_denoiser()
     call = caller(denoiser, rows, 8)
     seconds: dict[str, list[float]] = {"diffusers": [], "ours": []}
     for _ in range(rounds):
@@ -108,6 +129,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|",
         teams(args.rounds),
         *(attention(rows, args.rounds) for rows in (2, 32)),
+        *(tokens(rows, args.rounds) for rows in (2, 32)),
     ]
     text = "\n".join(table) + "\n"
     (RESULTS / f"cpu-{date.today()}.md").write_text(text)

@@ -59,7 +59,8 @@ class Run:
     levels: tuple[float, ...] = ()
 
 
-MIXED = Run("stand-in", "mixed", requests=48, repeats=5)
+# Of fewer requests too large a part is drawn when the last clients have no successors.
+MIXED = Run("stand-in", "mixed", requests=96, repeats=5)
 UNIFORM = Run("stand-in", "uniform", requests=48, repeats=5)
 SHORT = Run("stand-in", "short-beside-long", requests=32, repeats=5)
 MODELS = Run("stand-in", "models", requests=48, repeats=5)
