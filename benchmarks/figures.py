@@ -33,6 +33,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     place = share * (len(ranked) - 1)
     below = int(place)
     above = min(below + 1, len(ranked) - 1)
+    if ranked[below] == ranked[above]:  # both may be infinite
+        return ranked[below]
     return ranked[below] + (place - below) * (ranked[above] - ranked[below])
 
 

@@ -53,3 +53,7 @@ def test_goodput_is_the_highest_rate_below_the_first_that_was_too_much() -> None
     assert goodput({4.0: 0.95, 1.0: 1.0, 2.0: 0.9, 3.0: 0.89}) == 2.0
     assert goodput({1.0: 0.5, 2.0: 1.0}) == 0.0
     assert goodput({}) == 0.0
+
+
+def test_a_percentile_among_infinite_values_is_infinite() -> None:
+    assert percentile([1.0, float("inf"), float("inf")], 0.9) == float("inf")
