@@ -218,7 +218,8 @@ class Evaluate:
     def run(cls, batch: Sequence[Self]) -> Sequence[object]:
         first = batch[0]
         denoiser = first.denoiser.plain() if first.precise or first.tiling else first.denoiser
-        denoiser = denoiser.reusing([op.turn for op in batch if op.turn is not None])
+        if first.turn is not None:
+            denoiser = denoiser.reusing([op.turn for op in batch if op.turn is not None])
         with in_float32(denoiser.unet, first.precise), circular(denoiser.unet, first.tiling):
             denoised = denoiser(
                 x=computed([op.x for op in batch]),
