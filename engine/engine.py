@@ -166,6 +166,7 @@ class Engine:
 
     def _leave(self, row: Row, outcome: Picture | AtelierError) -> Finished:
         del self._rows[row.id]
+        self._batcher.remove(row.id)
         return Finished(row, outcome)
 
     def _run(self, batch: Sequence[Operation]) -> Sequence[object]:
