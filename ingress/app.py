@@ -14,6 +14,7 @@ from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, RequestContext
 from ingress.routes import health, operations, sdapi
 from ingress.settings import Settings
+from ingress.store.database import Database
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
@@ -33,7 +34,7 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, SystemRandom(), datetime.now)
+    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
     health.add_routes(app)

@@ -10,12 +10,14 @@ from fastapi import Depends, Request
 
 from ingress.backend import Backend
 from ingress.settings import Settings
+from ingress.store.database import Database
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     backend: Backend
     settings: Settings
+    database: Database
     random: Random
     now: Callable[[], datetime]
     """Local time."""

@@ -1,4 +1,4 @@
-"""One request's jobs, together: sent at once, joined in order, and none left behind."""
+"""One order's jobs, together: sent at once, joined in order, and none left behind."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from starlette.types import Receive
 
 from engine.protocol import DeadlineExceeded, Job, JobResult
-from ingress.backend import Backend
+from ingress.backend import Backend, Order
 from ingress.errors import ClientDisconnected
 
 
 async def run(
-    jobs: Sequence[Job], backend: Backend, receive: Receive, deadline_seconds: float
+    order: Order, jobs: Sequence[Job], backend: Backend, receive: Receive, deadline_seconds: float
 ) -> list[JobResult]:
-    """Run all jobs; results in the jobs' order.
+    """Run all jobs of an order; results in the jobs' order.
 
     The first failure, the deadline, a client that goes away and cancellation of the caller all abort every
     job that is not done. Servers signal a client's departure by cancellation or by `http.disconnect`:
     `receive`, of which the body has been read, is watched for the latter.
     """
     try:
-        async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
-            watcher = group.create_task(_watch(receive))
-            tasks = [group.create_task(backend.run(job)) for job in jobs]
-            await asyncio.wait(tasks)
-            watcher.cancel()
+        with backend.opened(order):
+            async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
+                watcher = group.create_task(_watch(receive))
+                tasks = [group.create_task(backend.run(job)) for job in jobs]
+                await asyncio.wait(tasks)
+                watcher.cancel()
     except TimeoutError:
         raise DeadlineExceeded(f"Not done within {deadline_seconds:g} seconds") from None
     except BaseExceptionGroup as failures:

@@ -291,6 +291,11 @@ def headers(generation: Generation, results: Sequence[JobResult]) -> dict[str, s
     return {"X-Warnings": json.dumps(warnings)} if warnings else {}
 
 
+def timestamp(generation: Generation) -> str:
+    """When it began, in local time, as the wire has it."""
+    return generation.started.strftime("%Y%m%d%H%M%S")
+
+
 def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any]:
     """32 keys, in this order since v1.7.0."""
     request, images = generation.request, generation.images
@@ -323,7 +328,7 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
         "index_of_first_image": 0,
         "infotexts": [result.infotext for result in results],
         "styles": request.styles or [],
-        "job_timestamp": generation.started.strftime("%Y%m%d%H%M%S"),
+        "job_timestamp": timestamp(generation),
         "clip_skip": generation.clip_skip,
         "is_using_inpainting_conditioning": any(result.inpainting for result in results),
         "version": generation.version,

@@ -1,6 +1,7 @@
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
+from ingress.backend import Order
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
 
@@ -35,6 +37,7 @@ class FakeBackend:
 
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
+        self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
         self.lora_files: list[LoraFile] = []
@@ -47,6 +50,11 @@ class FakeBackend:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
+
+    @contextmanager
+    def opened(self, order: Order) -> Iterator[None]:
+        self.orders.append(order)
+        yield
 
     async def run(self, job: Job) -> JobResult:
         self.jobs.append(job)
