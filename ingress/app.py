@@ -12,7 +12,7 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, RequestContext
-from ingress.routes import health, operations, sdapi
+from ingress.routes import health, operations, progress, sdapi
 from ingress.settings import Settings
 from ingress.store.database import Database
 
@@ -35,8 +35,9 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         redoc_url=None,
     )
     app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
-    for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
-        sdapi.add_routes(app, prefix)
+    for prefix in ("/v1", ""):
+        sdapi.add_routes(app, f"{prefix}/sdapi/v1")
+        progress.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
     add_error_handlers(app)

@@ -1,7 +1,7 @@
 """One order from its body to its answer: what an HTTP request and a stored one have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -70,4 +70,7 @@ async def drawn(generation: Generation, asked: Asked, service: Service, receive:
         timestamp=translate.timestamp(generation),
     )
     deadline = service.settings.limits.deadline_seconds
-    return Drawn(generation, await dispatch.run(order, jobs, service.backend, receive, deadline))
+    results = await dispatch.run(order, jobs, service.backend, receive, deadline)
+    ids = {result.job_id for result in results}
+    missing = frozenset(image for image, job in enumerate(jobs) if job.id not in ids)
+    return Drawn(replace(generation, missing=missing), results)
