@@ -62,6 +62,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         clip_skip=config.clip_skip,
         limits=config.limits,
         styles=read_styles(config.styles_file) if config.styles_file else (),
+        save_dir=config.save_dir,
     )
 
 

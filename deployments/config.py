@@ -66,9 +66,10 @@ class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `restart_seconds`: how long a checkpoint that has lost its
-    last replica still takes jobs, which then wait for the new one. `max_losses`: a job that this many
-    replicas died of, or with, is given up.
+    columns name, prompt and negative_prompt. `save_dir` is where `save_images` writes: a folder of the
+    gateway's machine, or an address that fsspec understands (`s3://bucket/folder`, with s3fs installed).
+    `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
+    for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
 
     auth: Annotated[Literal["keys", "off"], BeforeValidator(_yaml_off)] = "keys"
@@ -76,6 +77,7 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
@@ -127,6 +129,9 @@ class CheckpointConfig(Config):
     vae_dir: Path | None = None
     """VAEs that the option `sd_vae` may name."""
     vaes_memory_mb: int = Field(default=1024, ge=1)
+    captioner_dir: Path | None = None
+    """A BLIP model in safetensors, as published for transformers: what the route `interrogate` asks. Loaded
+    when that is first used, beside every budget here."""
     companions: dict[str, Path] = {}
     """Other checkpoints, by the names that the gateway offers them under, which this one's jobs may use as
     refiner or for the second pass of a hires fix."""

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from engine import codec
 from engine.engine import Engine, Finished, Row
+from engine.enlargement import Given
 from engine.images import Picture
 from engine.infotext import completed
 from engine.prepared import Prepared, is_quick
-from engine.protocol import AtelierError, Job, JobAborted, JobResult, Timings, Unavailable
+from engine.protocol import AtelierError, Enlargement, Job, JobAborted, JobResult, Timings, Unavailable
 from engine.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,10 @@ PREPARING = 16
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """One call of `run`: the job with what it needs, and how to answer it from the engine's thread."""
+    """A row to be: how to admit it, and how to answer it from the engine's thread."""
 
-    job: Job
-    prepared: Prepared
-    arrived: float
+    job_id: str
+    admit: Callable[[], int]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
     row: int | None = None
@@ -45,7 +46,7 @@ class _Ticket:
         try:
             self.loop.call_soon_threadsafe(deliver)
         except RuntimeError:
-            logger.info("job %s finished after its event loop had closed", self.job.id)
+            logger.info("job %s finished after its event loop had closed", self.job_id)
 
     def fail(self, error: Exception) -> None:
         self.answer(lambda future: future.set_exception(error))
@@ -86,7 +87,7 @@ class Worker:
         self._thread.start()
         self._warm.result()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Make one picture. Cancelling the call drops the row at the next step.
 
         Raises InvalidJob, JobFailed and its kinds; Unavailable if the engine's thread has ended.
@@ -94,9 +95,46 @@ class Worker:
         if not self._thread.is_alive():
             raise Unavailable("the replica's engine has stopped", 1.0)
         arrived = time.monotonic()
+        if isinstance(job, Enlargement):
+            return await self._enlarge(job, arrived)
+        return await self._draw(job, arrived)
+
+    async def _draw(self, job: Job, arrived: float) -> JobResult:
         loop = asyncio.get_running_loop()
         prepared = await self._prepared(job)
-        ticket = _Ticket(job, prepared, arrived, loop, loop.create_future())
+        picture, row = await self._row(job.id, partial(self._engine.add, job, prepared, arrived))
+        began = time.monotonic()
+        text = completed(job.infotext, _known_here(prepared))
+        file = await loop.run_in_executor(self._codec, _finished, picture, prepared, job, text)
+        return _result(job, row, file, time.monotonic() - began, text, prepared)
+
+    async def _enlarge(self, job: Enlargement, arrived: float) -> JobResult:
+        """What it takes besides networks may take seconds: the codec's threads are for others' pictures."""
+        loop = asyncio.get_running_loop()
+        given = await loop.run_in_executor(self._preparing, Given.of, job, self._registry.upscalers)
+        ready = time.monotonic()
+        made = [
+            await self._row(job.id, partial(self._engine.admit, job, program, arrived))
+            for program in given.programs()
+        ]
+        began = time.monotonic()
+        pictures = [picture for picture, _ in made]
+        file = await loop.run_in_executor(self._preparing, given.finished, pictures)
+        done = time.monotonic()
+        timings = Timings(
+            wait=(_started(made[0][1]) if made else ready) - arrived,
+            encode=0.0,
+            denoise=0.0,
+            decode=0.0,
+            write=done - began,
+            total=done - arrived,
+        )
+        return JobResult(job_id=job.id, image=file, timings=timings)
+
+    async def _row(self, job_id: str, admit: Callable[[], int]) -> tuple[Picture, Row]:
+        """The picture of a row that `admit` begins, in the engine's thread."""
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(job_id, admit, loop, loop.create_future())
         self._inbox.put(("add", ticket))
         try:
             done = await ticket.future
@@ -105,10 +143,7 @@ class Worker:
             raise
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
-        began = time.monotonic()
-        text = completed(job.infotext, _known_here(prepared))
-        png = await loop.run_in_executor(self._codec, _finished, done.outcome, prepared, text)
-        return _result(done.row, png, time.monotonic() - began, text, prepared)
+        return done.outcome, done.row
 
     async def _prepared(self, job: Job) -> Prepared:
         """In a thread of its own where something has to be read or loaded."""
@@ -178,7 +213,7 @@ class Worker:
                 self._tickets.pop(ticket.row, None)
             return
         try:
-            ticket.row = self._engine.add(ticket.job, ticket.prepared, ticket.arrived)
+            ticket.row = ticket.admit()
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -212,18 +247,23 @@ def _known_here(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _finished(picture: Picture, prepared: Prepared, text: str) -> bytes:
+def _finished(picture: Picture, prepared: Prepared, job: Job, text: str) -> bytes:
     whole = prepared.canvas.finish(picture) if prepared.canvas else picture
-    return codec.png(whole, text)
+    return codec.written(whole, job.file_format, {"parameters": text})
 
 
-def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepared) -> JobResult:
+def _started(row: Row) -> float:
+    return row.added if row.started is None else row.started
+
+
+def _result(
+    job: Job, row: Row, file: bytes, write_seconds: float, text: str, prepared: Prepared
+) -> JobResult:
     spent = row.spent
-    started = row.started if row.started is not None else row.added
     return JobResult(
-        job_id=row.job.id,
-        png=png,
-        seed=row.job.seed,
+        job_id=job.id,
+        image=file,
+        seed=job.seed,
         evaluations=row.evaluations,
         infotext=text,
         lora_hashes=prepared.lora_hashes,
@@ -234,11 +274,11 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         inpainting=prepared.first[0].checkpoint.kind.inpainting,
         quality=prepared.first[0].checkpoint.quality.shown,
         timings=Timings(
-            wait=started - row.added,
+            wait=_started(row) - row.added,
             encode=spent.get("encode", 0.0),
             denoise=spent.get("evaluate", 0.0),
             decode=spent.get("decode", 0.0),
-            png=png_seconds,
+            write=write_seconds,
             total=time.monotonic() - row.added,
         ),
     )

@@ -3,17 +3,32 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
+from engine.protocol import (
+    Checkpoint,
+    EmbeddingFile,
+    Enlargement,
+    Job,
+    JobResult,
+    LoraFile,
+    UpscalerFile,
+    VaeFile,
+)
 
 
 class Backend(Protocol):
     def checkpoints(self) -> Sequence[Checkpoint]:
         """Every configured checkpoint, the default first. Cheap: no I/O."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.
 
         Cancelling the call aborts the job. Raises the errors of `engine.protocol`.
+        """
+
+    async def caption(self, image: bytes) -> str:
+        """What is in a picture, the bytes of a file.
+
+        Raises NotOffered where nothing can tell, and other errors of `engine.protocol`.
         """
 
     async def loras(self) -> Sequence[LoraFile]:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from ingress.backend import Backend
 from ingress.settings import Settings
+from ingress.store import PictureStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class Service:
     random: Random
     now: Callable[[], datetime]
     """Local time."""
+    store: PictureStore | None = None
+    """Where pictures are saved."""
 
 
 async def _service(request: Request) -> Service:

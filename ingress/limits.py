@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ingress.errors import InvalidRequest, shown
+from pydantic import ValidationError
+
+from ingress.errors import InvalidRequest, shown, validation_message
 from ingress.schemas.sdapi import FixedOptions, GenerationRequest, OverrideSettings
 from ingress.settings import Limits
 
@@ -19,7 +21,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
         "restore_faces": bool,
         "s_min_uncond": lambda value: (value or 0) > 0,
         "script_name": bool,
-        "save_images": bool,
     }
 )
 """Fields of what this version does not do, and whether a value asks for it."""
@@ -84,11 +85,21 @@ def _check_totals(request: GenerationRequest, limits: Limits) -> None:
             raise InvalidRequest(f"{field}: the last image's would not fit in 64 bits.")
 
 
-def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> None:
+def overrides_of(override_settings: dict[str, Any] | None) -> OverrideSettings:
+    """The field of that name, read. Raises `InvalidRequest`."""
+    try:
+        return OverrideSettings.model_validate(override_settings or {})
+    except ValidationError as error:
+        raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
+
+
+def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, saves: bool) -> None:
     """Raise `InvalidRequest` for the first field that asks for what this version does not do.
 
-    Nothing that would change the picture is dropped silently.
+    Nothing that would change the picture is dropped silently. `saves`: there is a place to save pictures in.
     """
+    if request.save_images and not saves:
+        _refuse("save_images", True)
     for field, asks in UNSUPPORTED.items():
         value = getattr(request, field, None)
         if asks(value):
@@ -103,8 +114,6 @@ def _check_overrides(overrides: OverrideSettings) -> None:
     for option, field in FixedOptions.model_fields.items():
         if getattr(overrides, option) != field.default:
             _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.samples_format or "png").casefold() != "png":
-        _refuse("override_settings.samples_format", overrides.samples_format)
 
 
 def _refuse(field: str, value: object) -> None:

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS
 from ingress import checkpoints, dispatch, translate
 from ingress.deps import Service, ServiceDep
+from ingress.saving import save
 from ingress.schemas import samplers
-from ingress.schemas.examples import TXT2IMG_EXAMPLES
+from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
     EmbeddingItem,
     Embeddings,
@@ -42,7 +43,11 @@ async def txt2img(
     return await _generate(body, request, service)
 
 
-async def img2img(body: Img2ImgRequest, request: Request, service: ServiceDep) -> Response:
+async def img2img(
+    body: Annotated[Img2ImgRequest, Body(openapi_examples=IMG2IMG_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
+) -> Response:
     """Draw pictures from a prompt and a picture, all of it or the part that a mask covers."""
     return await _generate(body, request, service)
 
@@ -57,8 +62,11 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
         request.receive,
         service.settings.limits.deadline_seconds,
     )
+    grid = None
+    if resolved.saving and service.store:
+        grid = await save(resolved.saving, results, resolved.file_format, resolved.started, service.store)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
-    answer = to_json(translate.response(resolved, results))
+    answer = to_json(translate.response(resolved, results, grid))
     return Response(answer, headers=translate.headers(resolved, results), media_type="application/json")
 
 

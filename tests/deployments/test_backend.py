@@ -29,10 +29,10 @@ from engine.protocol import (
 
 DONE = JobResult(
     job_id="job",
-    png=b"png",
+    image=b"png",
     seed=1,
     evaluations=4,
-    timings=Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0),
+    timings=Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0),
     infotext="",
 )
 NEVER = object()

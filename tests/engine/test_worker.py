@@ -33,12 +33,12 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker) -> None:
     result = await worker.run(make_job(sampler="Heun", steps=4, infotext="hello\nSteps: 4"))
-    image = Image.open(io.BytesIO(result.png))
+    image = Image.open(io.BytesIO(result.image))
     assert image.size == (64, 64)
     assert image.info["parameters"] == "hello\nSteps: 4"
     assert result.evaluations == 7
     t = result.timings
-    parts = t.wait + t.encode + t.denoise + t.decode + t.png
+    parts = t.wait + t.encode + t.denoise + t.decode + t.write
     assert 0 < t.denoise < t.total
     assert parts == pytest.approx(t.total, rel=0.5)
 

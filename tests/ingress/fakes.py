@@ -10,15 +10,17 @@ from PIL.PngImagePlugin import PngInfo
 from engine.protocol import (
     Checkpoint,
     EmbeddingFile,
+    Enlargement,
     Job,
     JobResult,
     LoraFile,
+    NotOffered,
     Timings,
     UpscalerFile,
     VaeFile,
 )
 
-TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
+TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
 CHECKPOINTS = (
     Checkpoint(name="demo", filename="demo.safetensors"),
@@ -35,6 +37,9 @@ class FakeBackend:
 
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
+        self.enlargements: list[Enlargement] = []
+        self.captions: dict[bytes, str] = {}
+        """Of pictures, by their files."""
         self.fail = fail
         self.offered = offered
         self.lora_files: list[LoraFile] = []
@@ -48,11 +53,21 @@ class FakeBackend:
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
 
-    async def run(self, job: Job) -> JobResult:
-        self.jobs.append(job)
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        if isinstance(job, Enlargement):
+            self.enlargements.append(job)
+        else:
+            self.jobs.append(job)
         if self.fail:
             raise self.fail
+        if isinstance(job, Enlargement):
+            return JobResult(job_id=job.id, image=b"enlarged " + job.id.encode(), timings=TIMINGS)
         return replace(result(job), **self.known)
+
+    async def caption(self, image: bytes) -> str:
+        if image not in self.captions:
+            raise NotOffered("no captioner here")
+        return self.captions[image]
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
@@ -86,7 +101,7 @@ def result(job: Job) -> JobResult:
     Image.new("RGB", (8, 8)).save(file, "png", pnginfo=chunks)
     return JobResult(
         job_id=job.id,
-        png=file.getvalue(),
+        image=file.getvalue(),
         seed=job.seed,
         evaluations=job.steps,
         timings=TIMINGS,
