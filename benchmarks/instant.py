@@ -7,6 +7,7 @@ uvicorn alone; `benchmarks.instant:build_instant` is a checkpoint's application 
 import hashlib
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import uvicorn
@@ -28,6 +29,7 @@ from engine.protocol import (
     VaeFile,
 )
 from ingress.app import build_app
+from ingress.backend import Order
 from ingress.settings import Key, Settings
 
 CHECKPOINT = Checkpoint(name="instant", filename="instant.safetensors", sha256="0" * 64)
@@ -52,6 +54,9 @@ class InstantBackend:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return [CHECKPOINT]
+
+    def opened(self, order: Order) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         return picture(job)

@@ -61,6 +61,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         compat_version=config.compat_version,
         clip_skip=config.clip_skip,
         limits=config.limits,
+        database=config.database,
         styles=read_styles(config.styles_file) if config.styles_file else (),
         save_dir=config.save_dir,
     )

@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -30,6 +31,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
+from ingress.backend import Order
 
 logger = logging.getLogger("ray.serve")
 
@@ -111,6 +113,9 @@ class HandleBackend:
             )
             for entry in self._entries.values()
         ]
+
+    def opened(self, order: Order) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         started = time.monotonic()

@@ -66,8 +66,10 @@ class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `save_dir` is where `save_images` writes: a folder of the
-    gateway's machine, or an address that fsspec understands (`s3://bucket/folder`, with s3fs installed).
+    columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
+    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`.
+    `save_dir` is where `save_images` writes: a folder of the gateway's machine, or an address that fsspec
+    understands (`s3://bucket/folder`, with s3fs installed and the credentials in the environment).
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -79,6 +81,7 @@ class GatewayConfig(Config):
     styles_file: Path | None = None
     save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
+    database: str = "sqlite:///.atelier/atelier.sqlite"
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
     restart_seconds: float = Field(default=60, ge=0)

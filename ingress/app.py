@@ -14,7 +14,8 @@ from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, RequestContext
 from ingress.routes import health, images, operations, sdapi
 from ingress.settings import Settings
-from ingress.store import PictureStore
+from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
@@ -22,7 +23,7 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
 
     Raises ValueError, naming the key, for a setting that cannot be used.
     """
-    store = PictureStore(settings.save_dir) if settings.save_dir else None
+    pictures = PictureStore(settings.save_dir) if settings.save_dir else None
     locked = settings.auth == "keys"
     app = FastAPI(
         title="Atelier",
@@ -38,7 +39,9 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, SystemRandom(), datetime.now, store)
+    app.state.service = Service(
+        backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
+    )
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
         images.add_routes(app, prefix)

@@ -43,10 +43,15 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
         self.app = app
-        self._digests = [bytes.fromhex(key.sha256) for key in keys]
+        self._digests = [(key.id, bytes.fromhex(key.sha256)) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._is_public(scope) or self._admits(scope):
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        key = self._key(scope)
+        scope["state"]["key"] = key or ""
+        if key is not None or self._is_public(scope):
             await self.app(scope, receive, send)
             return
         response = error_response(401, DETAIL)
@@ -58,8 +63,11 @@ class Authentication:
         path: str = scope["path"]
         return path.removeprefix(scope.get("root_path", "").rstrip("/")) in PUBLIC_PATHS
 
-    def _admits(self, scope: Scope) -> bool:
-        """Digests are compared, all of them: the time taken tells nothing about any key."""
+    def _key(self, scope: Scope) -> str | None:
+        """The id of the key that is presented. Digests are compared, all of them: the time taken tells
+        nothing about any key."""
         digests = [hashlib.sha256(secret).digest() for secret in presented_secrets(scope["headers"])]
-        matches = [hmac.compare_digest(known, given) for known in self._digests for given in digests]
-        return any(matches)
+        matches = [
+            key for key, known in self._digests for given in digests if hmac.compare_digest(known, given)
+        ]
+        return matches[0] if matches else None

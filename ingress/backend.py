@@ -1,6 +1,8 @@
 """What the ingress needs of whatever runs its jobs. Real: Ray handles. Fake: five lines in the tests."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from engine.protocol import (
@@ -15,9 +17,32 @@ from engine.protocol import (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What one caller asked for at once: some jobs, under an id that the caller may ask about.
+
+    `id` is the wire's task id, chosen by the caller or by us; of two callers' equal ids each knows its own.
+    `key` is the id of the caller's API key, empty where none is needed. `kind` is txt2img, img2img or
+    extras. `jobs` are the jobs' ids, `batch_size` of them to a batch. `timestamp` is the wire's, in local
+    time.
+    """
+
+    id: str
+    key: str
+    kind: str
+    checkpoint: str
+    jobs: tuple[str, ...]
+    batch_size: int
+    steps: int
+    timestamp: str
+
+
 class Backend(Protocol):
     def checkpoints(self) -> Sequence[Checkpoint]:
         """Every configured checkpoint, the default first. Cheap: no I/O."""
+
+    def opened(self, order: Order) -> AbstractContextManager[None]:
+        """While this lasts, the order can be asked about and interrupted. Cheap: no I/O."""
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.

@@ -10,17 +10,19 @@ from fastapi import Depends, Request
 
 from ingress.backend import Backend
 from ingress.settings import Settings
-from ingress.store import PictureStore
+from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     backend: Backend
     settings: Settings
+    database: Database
     random: Random
     now: Callable[[], datetime]
     """Local time."""
-    store: PictureStore | None = None
+    pictures: PictureStore | None = None
     """Where pictures are saved."""
 
 

@@ -1,4 +1,4 @@
-"""One request's jobs, together: sent at once, joined in order, and none left behind."""
+"""One order's jobs, together: sent at once, joined in order, and none left behind."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -7,17 +7,22 @@ from typing import Any, TypeVar
 from starlette.types import Receive
 
 from engine.protocol import DeadlineExceeded, Enlargement, Job, JobResult
-from ingress.backend import Backend
+from ingress.backend import Backend, Order
 from ingress.errors import ClientDisconnected
 
 T = TypeVar("T")
 
 
 async def run(
-    jobs: Sequence[Job | Enlargement], backend: Backend, receive: Receive, deadline_seconds: float
+    order: Order,
+    jobs: Sequence[Job | Enlargement],
+    backend: Backend,
+    receive: Receive,
+    deadline_seconds: float,
 ) -> list[JobResult]:
-    """Run all jobs; results in the jobs' order, see `together`."""
-    return await together([backend.run(job) for job in jobs], receive, deadline_seconds)
+    """Run all jobs of an order; results in the jobs' order, see `together`."""
+    with backend.opened(order):
+        return await together([backend.run(job) for job in jobs], receive, deadline_seconds)
 
 
 async def together(

@@ -5,25 +5,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+from pydantic import ValidationError
 from starlette.types import Receive
 
 from engine.protocol import (
-    Checkpoint,
     Enlargement,
+    FileFormat,
     JobResult,
     Unavailable,
     UpscalerNotFound,
 )
 from ingress import dispatch
-from ingress.backend import Backend
-from ingress.errors import InvalidRequest
+from ingress.backend import Backend, Order
+from ingress.errors import InvalidRequest, validation_message
 from ingress.files import file_format
 from ingress.hires import MAX_SCALE, check_upscaler
 from ingress.infotext import line
-from ingress.limits import check_range, overrides_of
+from ingress.limits import check_range
 from ingress.metadata import read_metadata
 from ingress.pictures import picture
 from ingress.schemas.images import ExtraBatchRequest, ExtrasFields
+from ingress.schemas.sdapi import OverrideSettings
 from ingress.settings import Limits
 
 MAX_SIDE = 2**14
@@ -53,7 +55,7 @@ def enlargements(request: ExtrasFields, sent: Sent, limits: Limits, random: Rand
     Raises InvalidRequest.
     """
     _check(request)
-    written = file_format(overrides_of(request.override_settings))
+    written = _file_format(request)
     done = _done(request)
     plain = Enlargement(
         id="",
@@ -76,6 +78,13 @@ def _of(plain: Enlargement, field: str, text: str, done: str, limits: Limits, ra
     data = picture(text, field, limits)
     texts = read_metadata(data, field).texts | ({"postprocessing": done} if done else {})
     return replace(plain, id=f"{random.getrandbits(128):032x}", image=data, texts=texts)
+
+
+def _file_format(request: ExtrasFields) -> FileFormat:
+    try:
+        return file_format(OverrideSettings.model_validate(request.override_settings or {}))
+    except ValidationError as error:
+        raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
 
 
 def _check(request: ExtrasFields) -> None:
@@ -125,22 +134,19 @@ def html_info(request: ExtrasFields) -> str:
 
 
 async def run(
-    jobs: Sequence[Enlargement],
-    backend: Backend,
-    available: Sequence[Checkpoint],
-    receive: Receive,
-    deadline_seconds: float,
+    order: Order, jobs: Sequence[Enlargement], backend: Backend, receive: Receive, deadline_seconds: float
 ) -> list[JobResult]:
     """By replicas of the first checkpoint that has the upscalers: each may have others.
 
     Raises the errors of `dispatch.run`; UpscalerNotFound if no checkpoint has them.
     """
     missing: list[UpscalerNotFound] = []
-    for checkpoint in available:
+    for checkpoint in backend.checkpoints():
         if checkpoint.available:
+            own = [replace(job, checkpoint=checkpoint.name) for job in jobs]
+            its = replace(order, checkpoint=checkpoint.name)
             try:
-                own = [replace(job, checkpoint=checkpoint.name) for job in jobs]
-                return await dispatch.run(own, backend, receive, deadline_seconds)
+                return await dispatch.run(its, own, backend, receive, deadline_seconds)
             except UpscalerNotFound as error:
                 missing.append(error)
     raise missing[0] if missing else Unavailable("No checkpoint is available now", 5.0)

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import ValidationError
-
-from ingress.errors import InvalidRequest, shown, validation_message
+from ingress.errors import InvalidRequest, shown
 from ingress.schemas.sdapi import FixedOptions, GenerationRequest, OverrideSettings
 from ingress.settings import Limits
 
@@ -83,14 +81,6 @@ def _check_totals(request: GenerationRequest, limits: Limits) -> None:
     for field in ("seed", "subseed"):
         if getattr(request, field) > LAST_SEED - images:
             raise InvalidRequest(f"{field}: the last image's would not fit in 64 bits.")
-
-
-def overrides_of(override_settings: dict[str, Any] | None) -> OverrideSettings:
-    """The field of that name, read. Raises `InvalidRequest`."""
-    try:
-        return OverrideSettings.model_validate(override_settings or {})
-    except ValidationError as error:
-        raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
 
 
 def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, saves: bool) -> None:

@@ -51,6 +51,7 @@ class RequestContext:
         scope["path"] = scope["path"].rstrip("/") or "/"
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id(scope)
+        state["key"] = ""  # Authentication knows better
         route = route_template(scope)
         start = time.perf_counter()
         status = 0

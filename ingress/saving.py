@@ -7,7 +7,7 @@ from datetime import datetime
 
 from engine.protocol import FileFormat, JobResult
 from ingress.files import EXTENSIONS, grid
-from ingress.store import PictureStore
+from ingress.store.pictures import PictureStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,8 @@ class Settings(BaseModel):
     clip_skip: Annotated[int, Field(ge=1, le=12)] = 1
     """Option CLIP_stop_at_last_layers, for requests that do not override it."""
     limits: Limits = Limits()
+    database: str = "sqlite://"
+    """As SQLAlchemy writes it, of SQLite or PostgreSQL. The default is in memory, gone with the process."""
     styles: tuple[Style, ...] = ()
     save_dir: str | None = None
     """Where requests with `save_images` have their pictures saved: a folder, or an address of fsspec's."""

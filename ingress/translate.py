@@ -10,13 +10,15 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
+from pydantic import ValidationError
+
 from engine.protocol import Checkpoint, FileFormat, InitImage, Job, JobResult, Unavailable
 from ingress import checkpoints, hires, prompts
-from ingress.errors import InvalidRequest, NotFound
+from ingress.errors import InvalidRequest, NotFound, validation_message
 from ingress.files import file_format
 from ingress.hires import SecondPass
 from ingress.infotext import infotext
-from ingress.limits import check_limits, check_supported, overrides_of
+from ingress.limits import check_limits, check_supported
 from ingress.pictures import init_images, mask_blur
 from ingress.refiner import Refining, refining
 from ingress.replay import replay
@@ -124,7 +126,7 @@ def _resolve(
     random: Random,
     now: datetime,
 ) -> Generation:
-    overrides = overrides_of(request.override_settings)
+    overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides, saves=settings.save_dir is not None)
     sent = request
@@ -209,6 +211,13 @@ def _second_pass(
         refiner.second if refiner else None,
         lambda sampler: _eta(request, overrides, sampler),
     )
+
+
+def _overrides(request: GenerationRequest) -> OverrideSettings:
+    try:
+        return OverrideSettings.model_validate(request.override_settings or {})
+    except ValidationError as error:
+        raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
 
 
 def _checkpoint(
@@ -298,6 +307,11 @@ def headers(generation: Generation, results: Sequence[JobResult]) -> dict[str, s
     return {"X-Warnings": json.dumps(warnings)} if warnings else {}
 
 
+def timestamp(generation: Generation) -> str:
+    """When it began, in local time, as the wire has it."""
+    return generation.started.strftime("%Y%m%d%H%M%S")
+
+
 def _info(generation: Generation, results: Sequence[JobResult], *, has_grid: bool) -> dict[str, Any]:
     """32 keys, in this order since v1.7.0. A grid has the first picture's infotext."""
     request, images = generation.request, generation.images
@@ -331,7 +345,7 @@ def _info(generation: Generation, results: Sequence[JobResult], *, has_grid: boo
         "index_of_first_image": int(has_grid),
         "infotexts": infotexts[:1] + infotexts if has_grid else infotexts,
         "styles": request.styles or [],
-        "job_timestamp": generation.started.strftime("%Y%m%d%H%M%S"),
+        "job_timestamp": timestamp(generation),
         "clip_skip": generation.clip_skip,
         "is_using_inpainting_conditioning": any(result.inpainting for result in results),
         "version": generation.version,

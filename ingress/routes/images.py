@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from engine.protocol import NotOffered
 from ingress import dispatch, extras
+from ingress.backend import Order
 from ingress.deps import Service, ServiceDep
 from ingress.errors import ImageNotFound, InvalidRequest, ModelNotFound, unknown_name
 from ingress.infotext import read
@@ -86,9 +87,17 @@ async def _enlarged(body: ExtrasFields, sent: extras.Sent, request: Request, ser
     """In base64; none if they are not to be shown."""
     limits = service.settings.limits
     jobs = await asyncio.to_thread(extras.enlargements, body, sent, limits, service.random)
-    results = await extras.run(
-        jobs, service.backend, service.backend.checkpoints(), request.receive, limits.deadline_seconds
+    order = Order(
+        id=request.state.request_id,
+        key=request.state.key,
+        kind="extras",
+        checkpoint="",
+        jobs=tuple(job.id for job in jobs),
+        batch_size=len(jobs),
+        steps=0,
+        timestamp=f"{service.now():%Y%m%d%H%M%S}",
     )
+    results = await extras.run(order, jobs, service.backend, request.receive, limits.deadline_seconds)
     shown = results if body.show_extras_results else []
     return [base64.b64encode(result.image).decode() for result in shown]
 

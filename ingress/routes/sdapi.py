@@ -8,9 +8,9 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS
-from ingress import checkpoints, dispatch, translate
+from ingress import checkpoints, generate
 from ingress.deps import Service, ServiceDep
-from ingress.saving import save
+from ingress.generate import Asked
 from ingress.schemas import samplers
 from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
@@ -53,21 +53,19 @@ async def img2img(
 
 
 async def _generate(body: GenerationRequest, request: Request, service: Service) -> Response:
-    available = service.backend.checkpoints()
-    resolved = translate.resolve(body, available, service.settings, service.random, service.now())
-    request.state.model = resolved.checkpoint.name
-    results = await dispatch.run(
-        translate.jobs(resolved, service.random),
-        service.backend,
-        request.receive,
-        service.settings.limits.deadline_seconds,
+    asked = Asked(
+        id=body.force_task_id or request.state.request_id,
+        key=request.state.key,
+        options={},
+        random=service.random,
+        now=service.now(),
     )
-    grid = None
-    if resolved.saving and service.store:
-        grid = await save(resolved.saving, results, resolved.file_format, resolved.started, service.store)
+    generation = generate.resolved(body, asked, service)
+    request.state.model = generation.checkpoint.name
+    drawn = await generate.drawn(generation, asked, service, request.receive)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
-    answer = to_json(translate.response(resolved, results, grid))
-    return Response(answer, headers=translate.headers(resolved, results), media_type="application/json")
+    answer = to_json(drawn.content)
+    return Response(answer, headers={**drawn.headers, "X-Task-Id": asked.id}, media_type="application/json")
 
 
 async def sd_models(service: ServiceDep) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
+from ingress.backend import Order
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
@@ -40,6 +42,7 @@ class FakeBackend:
         self.enlargements: list[Enlargement] = []
         self.captions: dict[bytes, str] = {}
         """Of pictures, by their files."""
+        self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
         self.lora_files: list[LoraFile] = []
@@ -52,6 +55,11 @@ class FakeBackend:
 
     def checkpoints(self) -> Sequence[Checkpoint]:
         return self.offered
+
+    @contextmanager
+    def opened(self, order: Order) -> Iterator[None]:
+        self.orders.append(order)
+        yield
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         if isinstance(job, Enlargement):

@@ -12,10 +12,22 @@ from starlette.types import Message
 from engine.protocol import DeadlineExceeded, Job, JobFailed, JobResult
 from ingress import dispatch, translate
 from ingress.app import build_app
+from ingress.backend import Order
 from ingress.errors import ClientDisconnected
 from ingress.schemas.sdapi import Txt2ImgRequest
 from ingress.settings import Settings
 from tests.ingress.fakes import CHECKPOINTS, FakeBackend, result
+
+ORDER = Order(
+    id="order",
+    key="tests",
+    kind="txt2img",
+    checkpoint="demo",
+    jobs=(),
+    batch_size=1,
+    steps=1,
+    timestamp="20260101000000",
+)
 
 
 class SlowBackend(FakeBackend):
@@ -58,7 +70,7 @@ async def leaves() -> Message:
 
 async def test_results_come_in_the_order_of_the_jobs() -> None:
     backend = SlowBackend({0: 0.03, 1: 0.01, 2: 0.02})
-    results = await dispatch.run(jobs(3), backend, connected, 30)
+    results = await dispatch.run(ORDER, jobs(3), backend, connected, 30)
     assert [one.seed for one in results] == [0, 1, 2]
     assert backend.aborted == []
 
@@ -66,27 +78,27 @@ async def test_results_come_in_the_order_of_the_jobs() -> None:
 async def test_the_first_failure_aborts_the_siblings() -> None:
     backend = SlowBackend({1: 0.01}, failing=1)
     with pytest.raises(JobFailed, match="this one"):
-        await dispatch.run(jobs(3), backend, connected, 30)
+        await dispatch.run(ORDER, jobs(3), backend, connected, 30)
     assert sorted(backend.aborted) == [0, 2]
 
 
 async def test_the_deadline_aborts_all() -> None:
     backend = SlowBackend({0: 0.01})
     with pytest.raises(DeadlineExceeded, match=r"0\.05 seconds"):
-        await dispatch.run(jobs(3), backend, connected, 0.05)
+        await dispatch.run(ORDER, jobs(3), backend, connected, 0.05)
     assert sorted(backend.aborted) == [1, 2]
 
 
 async def test_a_client_that_disconnects_aborts_all() -> None:
     backend = SlowBackend({0: 0.01})
     with pytest.raises(ClientDisconnected):
-        await dispatch.run(jobs(3), backend, leaves, 30)
+        await dispatch.run(ORDER, jobs(3), backend, leaves, 30)
     assert sorted(backend.aborted) == [1, 2]
 
 
 async def test_cancelling_the_caller_aborts_all() -> None:
     backend = SlowBackend({0: 0.01})
-    running = asyncio.create_task(dispatch.run(jobs(3), backend, connected, 30))
+    running = asyncio.create_task(dispatch.run(ORDER, jobs(3), backend, connected, 30))
     await asyncio.sleep(0.02)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

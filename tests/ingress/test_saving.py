@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from ingress.app import build_app
 from ingress.settings import Settings
-from ingress.store import PictureStore
+from ingress.store.pictures import PictureStore
 from tests.ingress.fakes import FakeBackend
 
 BODY = {"prompt": "a cat", "seed": 7, "steps": 4, "save_images": True}

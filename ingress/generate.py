@@ -1,0 +1,81 @@
+"""One order from its body to its answer: what an HTTP request and a stored one have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Any
+
+from starlette.types import Receive
+
+from engine.protocol import JobResult
+from ingress import dispatch, translate
+from ingress.backend import Order
+from ingress.deps import Service
+from ingress.saving import save
+from ingress.schemas.sdapi import GenerationRequest, Txt2ImgRequest
+from ingress.translate import Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who asks, and what decides all that the body leaves open: the same again gives the same pictures.
+
+    `id` is the order's, `key` that of the caller's API key, `options` what the caller has set by
+    `POST /options`. `random` draws seeds and the jobs' ids. `now` is local time.
+    """
+
+    id: str
+    key: str
+    options: Mapping[str, Any]
+    random: Random
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What came of an order. `grid` is a picture of all its pictures, if there is one."""
+
+    generation: Generation
+    results: Sequence[JobResult]
+    grid: bytes | None = None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The answer's body."""
+        return translate.response(self.generation, self.results, self.grid)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return translate.headers(self.generation, self.results)
+
+
+def resolved(body: GenerationRequest, asked: Asked, service: Service) -> Generation:
+    """What the order comes to. Raises what is wrong with it; no work is done."""
+    return translate.resolve(body, service.backend.checkpoints(), service.settings, asked.random, asked.now)
+
+
+async def drawn(generation: Generation, asked: Asked, service: Service, receive: Receive) -> Drawn:
+    """The order's pictures, saved if that was asked for. `receive` is watched for a client that leaves.
+
+    Raises the errors of `engine.protocol` and `ClientDisconnected`.
+    """
+    jobs = translate.jobs(generation, asked.random)
+    order = Order(
+        id=asked.id,
+        key=asked.key,
+        kind="txt2img" if isinstance(generation.request, Txt2ImgRequest) else "img2img",
+        checkpoint=generation.checkpoint.name,
+        jobs=tuple(job.id for job in jobs),
+        batch_size=generation.batch_size,
+        steps=generation.request.steps,
+        timestamp=translate.timestamp(generation),
+    )
+    deadline = service.settings.limits.deadline_seconds
+    results = await dispatch.run(order, jobs, service.backend, receive, deadline)
+    grid = None
+    if generation.saving and service.pictures:
+        grid = await save(
+            generation.saving, results, generation.file_format, generation.started, service.pictures
+        )
+    return Drawn(generation, results, grid)
