@@ -127,7 +127,7 @@ class CheckpointConfig(Config):
     embeddings_dir: Path | None = None
     """Textual-inversion embeddings that prompts may name. No folders below it; read when a replica starts."""
     upscalers_dir: Path | None = None
-    """Networks that `hr_upscaler` may name."""
+    """Networks that `hr_upscaler` and the routes extra-… may name."""
     upscalers_memory_mb: int = Field(default=512, ge=1)
     vae_dir: Path | None = None
     """VAEs that the option `sd_vae` may name."""
