@@ -63,6 +63,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         limits=config.limits,
         database=config.database,
         styles=read_styles(config.styles_file) if config.styles_file else (),
+        save_dir=config.save_dir,
     )
 
 

@@ -12,13 +12,18 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, RequestContext
-from ingress.routes import health, operations, sdapi
+from ingress.routes import health, images, operations, sdapi
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
-    """The ASGI application. `observe` is told of every request when it has been answered."""
+    """The ASGI application. `observe` is told of every request when it has been answered.
+
+    Raises ValueError, naming the key, for a setting that cannot be used.
+    """
+    pictures = PictureStore(settings.save_dir) if settings.save_dir else None
     locked = settings.auth == "keys"
     app = FastAPI(
         title="Atelier",
@@ -34,9 +39,12 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
+    app.state.service = Service(
+        backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
+    )
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
+        images.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
     add_error_handlers(app)

@@ -21,9 +21,11 @@ from engine.protocol import (
     JobAborted,
     JobFailed,
     NotFinite,
+    NotOffered,
     OutOfMemory,
     Overloaded,
     Unavailable,
+    UpscalerNotFound,
 )
 
 MAX_RETRY_AFTER = 120
@@ -46,6 +48,18 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class ModelNotFound(NotFound):
+    """The request names a way to look at pictures that nobody knows."""
+
+
+class ImageNotFound(NotFound):
+    """The request lacks its picture."""
+
+
+class StoreFailed(AtelierError):
+    """Pictures could not be saved."""
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
@@ -66,6 +80,8 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidJob: Answer(422, "InvalidRequest"),
         NotFound: Answer(404, "HTTPException"),
         ClientDisconnected: Answer(499, "ClientDisconnected"),
+        NotOffered: Answer(501, "HTTPException"),
+        StoreFailed: Answer(500, "OSError"),
         JobFailed: Answer(500, "RuntimeError"),
         NotFinite: Answer(500, "NansException"),
         OutOfMemory: Answer(507, "OutOfMemoryError"),
@@ -75,6 +91,16 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         DeadlineExceeded: Answer(504, "DeadlineExceeded", final=False),
     }
 )
+
+
+DETAILS: Mapping[type[AtelierError], str] = MappingProxyType(
+    {
+        SamplerNotFound: "Sampler not found",
+        ModelNotFound: "Model not found",
+        ImageNotFound: "Image not found",
+    }
+)
+"""Details that clients compare: the explanation goes where A1111 leaves room for one."""
 
 
 def error_response(
@@ -122,11 +148,11 @@ def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
 def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
-    if isinstance(exc, SamplerNotFound):
-        # Clients compare this detail: the explanation goes where A1111 leaves room for one.
-        response = error_response(404, "Sampler not found", errors=exc.message)
+    if detail := DETAILS.get(type(exc)):
+        response = error_response(answer.status, detail, error=answer.error, errors=exc.message)
     else:
-        response = error_response(answer.status, exc.message, error=answer.error)
+        errors = f"could not find upscaler named {exc.name}" if isinstance(exc, UpscalerNotFound) else ""
+        response = error_response(answer.status, exc.message, error=answer.error, errors=errors)
     if answer.final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):

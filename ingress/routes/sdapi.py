@@ -12,7 +12,7 @@ from ingress import checkpoints, generate
 from ingress.deps import Service, ServiceDep
 from ingress.generate import Asked
 from ingress.schemas import samplers
-from ingress.schemas.examples import TXT2IMG_EXAMPLES
+from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
     EmbeddingItem,
     Embeddings,
@@ -43,7 +43,11 @@ async def txt2img(
     return await _generate(body, request, service)
 
 
-async def img2img(body: Img2ImgRequest, request: Request, service: ServiceDep) -> Response:
+async def img2img(
+    body: Annotated[Img2ImgRequest, Body(openapi_examples=IMG2IMG_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
+) -> Response:
     """Draw pictures from a prompt and a picture, all of it or the part that a mask covers."""
     return await _generate(body, request, service)
 
