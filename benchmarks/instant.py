@@ -18,7 +18,9 @@ from deployments.app import Root
 from deployments.config import DIFFUSION
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -60,8 +62,11 @@ class InstantBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return []
 
-    async def refresh_loras(self) -> None:
+    async def refresh(self, kind: FolderKind) -> None:
         """There are none."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return []
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return []

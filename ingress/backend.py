@@ -5,7 +5,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
+from engine.protocol import (
+    Checkpoint,
+    DeviceMemory,
+    EmbeddingFile,
+    FolderKind,
+    Job,
+    JobResult,
+    LoraFile,
+    UpscalerFile,
+    VaeFile,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +54,8 @@ class Backend(Protocol):
     async def loras(self) -> Sequence[LoraFile]:
         """The LoRAs of all checkpoints that have a replica running, each name once."""
 
-    async def refresh_loras(self) -> None:
-        """Have every replica look for new LoRA files."""
+    async def refresh(self, kind: FolderKind) -> None:
+        """Have every replica look through its folders of these files again."""
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
@@ -55,6 +65,9 @@ class Backend(Protocol):
 
     async def vaes(self) -> Sequence[VaeFile]:
         """The VAEs of all checkpoints that have a replica running, each name once."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        """Of every replica that runs on a GPU."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

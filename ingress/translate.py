@@ -23,6 +23,7 @@ from ingress.refiner import Refining, refining
 from ingress.replay import replay
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
+from ingress.scripts import check_scripts
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
@@ -125,6 +126,7 @@ def _resolve(
     overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides)
+    left_out = check_scripts(request)
     sent = request
     request, warnings = prompts.written(request, overrides, settings)
     field = "sampler_name" if request.sampler_name else "sampler_index"
@@ -149,7 +151,7 @@ def _resolve(
         emphasis=overrides.emphasis or ("Original" if overrides.enable_emphasis else "None"),
         old_scheduling=overrides.use_old_scheduling,
         started=now,
-        warnings=warnings,
+        warnings=(*left_out, *warnings),
         tiling=overrides.tiling if request.tiling is None else request.tiling,
         vae=_vae(overrides),
         refining=refiner,

@@ -19,9 +19,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_files(folder: Path) -> dict[str, Any]:
-    """What jobs may name besides: another checkpoint, a VAE, an upscaler."""
-    vaes, upscalers_dir = folder / "vae", folder / "upscalers"
+    """What jobs may name besides: another checkpoint, a VAE, an upscaler. No embedding yet."""
+    vaes, upscalers_dir, embeddings = folder / "vae", folder / "upscalers", folder / "embeddings"
     vaes.mkdir()
+    embeddings.mkdir()
     state = {key: tensor.contiguous() for key, tensor in tiny_modules(seed=5)[1].state_dict().items()}
     save_file(state, vaes / "kl.safetensors")
     upscalers_dir.mkdir()
@@ -30,6 +31,7 @@ def write_files(folder: Path) -> dict[str, Any]:
     return {
         "vae_dir": str(vaes),
         "upscalers_dir": str(upscalers_dir),
+        "embeddings_dir": str(embeddings),
         "companions": {"second": str(second)},
     }
 

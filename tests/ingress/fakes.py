@@ -10,7 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -44,7 +46,8 @@ class FakeBackend:
         self.embedding_files: list[EmbeddingFile] = []
         self.upscaler_files: list[UpscalerFile] = []
         self.vae_files: list[VaeFile] = []
-        self.refreshed = 0
+        self.refreshed: list[FolderKind] = []
+        self.device_memory: list[DeviceMemory] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -65,8 +68,11 @@ class FakeBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
 
-    async def refresh_loras(self) -> None:
-        self.refreshed += 1
+    async def refresh(self, kind: FolderKind) -> None:
+        self.refreshed.append(kind)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return self.device_memory
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
