@@ -48,6 +48,22 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class ScriptRefused(InvalidRequest):
+    """The request says of a script what A1111 refuses too, with this `detail`: the second argument."""
+
+    @property
+    def detail(self) -> str:
+        return str(self.args[1])
+
+
+class Absent(AtelierError):
+    """The route belongs to a feature or an extension that this version does not have."""
+
+
+class Unsupported(AtelierError):
+    """The route is A1111's own, and what it does is not done here."""
+
+
 class ModelNotFound(NotFound):
     """The request names a way to look at pictures that nobody knows."""
 
@@ -79,6 +95,9 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest"),
         InvalidJob: Answer(422, "InvalidRequest"),
         NotFound: Answer(404, "HTTPException"),
+        ScriptRefused: Answer(422, "HTTPException"),
+        Absent: Answer(404, "HTTPException"),
+        Unsupported: Answer(501, "HTTPException"),
         ClientDisconnected: Answer(499, "ClientDisconnected"),
         NotOffered: Answer(501, "HTTPException"),
         StoreFailed: Answer(500, "OSError"),
@@ -128,10 +147,14 @@ def listed(names: Sequence[str]) -> str:
 
 def unknown_name(field: str, value: str, allowed: Sequence[str]) -> str:
     """The message for a name that is not there, with the nearest of those that are."""
-    nearest = get_close_matches(value[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     names = [*allowed[:20], *(["…"] if len(allowed) > 20 else [])]
-    return f"{field}: {shown(value)} is not known.{hint} Allowed: {', '.join(names)}."
+    return f"{field}: {shown(value)} is not known.{nearest(value, allowed)} Allowed: {', '.join(names)}."
+
+
+def nearest(value: str, names: Sequence[str]) -> str:
+    """The sentence that tells the nearest names; empty if none is near."""
+    near = get_close_matches(value[:80], names, n=3, cutoff=0.4)
+    return f" Nearest: {', '.join(near)}." if near else ""
 
 
 def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
@@ -148,7 +171,7 @@ def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
 def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
-    if detail := DETAILS.get(type(exc)):
+    if detail := exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc)):
         response = error_response(answer.status, detail, error=answer.error, errors=exc.message)
     else:
         errors = f"could not find upscaler named {exc.name}" if isinstance(exc, UpscalerNotFound) else ""
