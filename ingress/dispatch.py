@@ -40,7 +40,6 @@ async def together(
 ) -> list[T]:
     """Await calls of the backend; results in their order.
 
-
     The first failure, the deadline, a client that goes away and cancellation of the caller all abort every
     call that is not done. Servers signal a client's departure by cancellation or by `http.disconnect`:
     `receive`, of which the body has been read, is watched for the latter.
