@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, Limits
+from ingress.settings import CompatVersion, CorsOrigins, Limits
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -65,8 +65,9 @@ class Offer(Config):
 class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
-    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
+    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, with what the key is for
+    behind it (`read,generate`) unless for all, `styles_file` is a CSV with the columns name, prompt and
+    negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`.
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
@@ -77,6 +78,7 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    cors_origins: CorsOrigins = ()
     limits: Limits = Limits()
     database: str = "sqlite:///.atelier/atelier.sqlite"
     num_replicas: int = Field(default=1, ge=1)

@@ -1,7 +1,6 @@
 """The name that a job's hires fix gives -> the network that enlarges."""
 
-from difflib import get_close_matches
-
+from engine.nearest import nearest
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Job, UpscalerError
 from engine.upscalers.store import UpscalerStore
 from engine.upscalers.upscaler import Upscaler
@@ -25,7 +24,6 @@ def job_upscaler(job: Job, store: UpscalerStore) -> Upscaler | None:
 
 def _unknown(name: str, files: list[str]) -> str:
     allowed = [*BUILT_IN, *files]
-    nearest = get_close_matches(name[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     more = ", …" if len(allowed) > SHOWN else ""
-    return f"hr_upscaler: {name[:80]!r} is not known.{hint} Allowed: {', '.join(allowed[:SHOWN])}{more}."
+    listed = f"{', '.join(allowed[:SHOWN])}{more}"
+    return f"hr_upscaler: {name[:80]!r} is not known.{nearest(name, allowed)} Allowed: {listed}."

@@ -1,6 +1,7 @@
 """AUTOMATIC1111's API."""
 
 from pathlib import PurePosixPath
+from types import NoneType
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
@@ -10,13 +11,13 @@ from starlette.responses import Response
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS
 from ingress import checkpoints, generate
 from ingress.deps import Service, ServiceDep
+from ingress.errors import JOB_ERRORS
 from ingress.generate import Asked
 from ingress.schemas import samplers
-from ingress.schemas.examples import TXT2IMG_EXAMPLES
+from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
     EmbeddingItem,
     Embeddings,
-    ErrorResponse,
     GenerationRequest,
     GenerationResponse,
     Img2ImgRequest,
@@ -31,6 +32,7 @@ from ingress.schemas.sdapi import (
     UpscalerItem,
     VaeItem,
 )
+from ingress.scopes import GENERATE, OPERATE, READ
 from ingress.settings import Style
 
 
@@ -43,7 +45,11 @@ async def txt2img(
     return await _generate(body, request, service)
 
 
-async def img2img(body: Img2ImgRequest, request: Request, service: ServiceDep) -> Response:
+async def img2img(
+    body: Annotated[Img2ImgRequest, Body(openapi_examples=IMG2IMG_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
+) -> Response:
     """Draw pictures from a prompt and a picture, all of it or the part that a mask covers."""
     return await _generate(body, request, service)
 
@@ -148,17 +154,22 @@ def add_routes(app: FastAPI, prefix: str) -> None:
         app.post(
             f"{prefix}/{path}",
             response_model=GenerationResponse,
-            responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
+            responses=dict(JOB_ERRORS),
+            dependencies=[GENERATE],
         )(route)
-    app.get(f"{prefix}/sd-models", response_model=list[SdModel])(sd_models)
-    app.get(f"{prefix}/loras", response_model=list[LoraItem])(loras)
-    app.post(f"{prefix}/refresh-loras")(refresh_loras)
-    app.get(f"{prefix}/embeddings", response_model=Embeddings)(embeddings)
-    app.get(f"{prefix}/sd-vae", response_model=list[VaeItem])(sd_vae)
-    app.get(f"{prefix}/upscalers", response_model=list[UpscalerItem])(upscalers)
-    app.get(f"{prefix}/latent-upscale-modes", response_model=list[LatentUpscaleMode])(latent_upscale_modes)
-    app.get(f"{prefix}/realesrgan-models", response_model=list[RealEsrganModel])(realesrgan_models)
-    app.get(f"{prefix}/prompt-styles", response_model=list[Style])(prompt_styles)
-    app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
-    app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)
-    app.get(f"{prefix}/scripts", response_model=Scripts)(scripts)
+    app.get(f"{prefix}/sd-models", response_model=list[SdModel], dependencies=[READ])(sd_models)
+    app.get(f"{prefix}/loras", response_model=list[LoraItem], dependencies=[READ])(loras)
+    app.post(f"{prefix}/refresh-loras", response_model=NoneType, dependencies=[OPERATE])(refresh_loras)
+    app.get(f"{prefix}/embeddings", response_model=Embeddings, dependencies=[READ])(embeddings)
+    app.get(f"{prefix}/sd-vae", response_model=list[VaeItem], dependencies=[READ])(sd_vae)
+    app.get(f"{prefix}/upscalers", response_model=list[UpscalerItem], dependencies=[READ])(upscalers)
+    app.get(f"{prefix}/latent-upscale-modes", response_model=list[LatentUpscaleMode], dependencies=[READ])(
+        latent_upscale_modes
+    )
+    app.get(f"{prefix}/realesrgan-models", response_model=list[RealEsrganModel], dependencies=[READ])(
+        realesrgan_models
+    )
+    app.get(f"{prefix}/prompt-styles", response_model=list[Style], dependencies=[READ])(prompt_styles)
+    app.get(f"{prefix}/samplers", response_model=list[SamplerItem], dependencies=[READ])(list_samplers)
+    app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem], dependencies=[READ])(list_schedulers)
+    app.get(f"{prefix}/scripts", response_model=Scripts, dependencies=[READ])(scripts)

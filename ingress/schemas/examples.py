@@ -36,3 +36,35 @@ TXT2IMG_EXAMPLES: Final[dict[str, Example]] = {
         "value": {"prompt": "a red lighthouse at dusk", "steps": 20, "batch_size": 4},
     },
 }
+
+_MEADOW = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEWHzusieDLlcT3cAAAAFklEQVR42mNgGAX0AIz/"
+    "oQwmhmHFAADsqQEvBT4IWQAAAABJRU5ErkJggg=="
+)
+_IN_THE_SKY = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAG0lEQVR42mNgoBrg////BwMDE4w7ysDKGGYAAD5eA0bL"
+    "kKKRAAAAAElFTkSuQmCC"
+)
+
+IMG2IMG_EXAMPLES: Final[dict[str, Example]] = {
+    "changed": {
+        "summary": "A picture, drawn anew",
+        "value": {
+            "init_images": [_MEADOW],
+            "prompt": "a meadow under a blue sky, oil on canvas",
+            "denoising_strength": 0.6,
+            "steps": 20,
+        },
+    },
+    "inpainted": {
+        "summary": "A part of it alone",
+        "value": {
+            "init_images": [_MEADOW],
+            "mask": _IN_THE_SKY,
+            "inpainting_fill": 1,
+            "mask_blur": 2,
+            "prompt": "a hot-air balloon",
+            "steps": 20,
+        },
+    },
+}

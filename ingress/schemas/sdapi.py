@@ -319,13 +319,6 @@ class GenerationResponse(BaseModel):
     """A JSON object, as a string."""
 
 
-class ErrorResponse(BaseModel):
-    error: str
-    detail: str
-    body: str
-    errors: str
-
-
 class SdModel(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
