@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +16,7 @@ from engine.protocol import (
     Checkpoint,
     EmbeddingFile,
     Job,
+    JobProgress,
     JobResult,
     LoraFile,
     Unavailable,
@@ -68,6 +70,18 @@ class Diffusion:
             _give_up(error.message)
         self._metrics.observe_job(result)
         return result
+
+    def progress(self) -> list[JobProgress]:
+        """Of all jobs of this replica."""
+        return self._worker.progress()
+
+    def interrupt(self, job_ids: Collection[str]) -> None:
+        """Those that are here finish with what there is of their pictures."""
+        self._worker.interrupt(job_ids)
+
+    def watch(self, job_ids: Collection[str]) -> None:
+        """From now on `progress` has previews of these jobs, and of no others."""
+        self._worker.watch(job_ids)
 
     def describe(self) -> Checkpoint:
         return Checkpoint(

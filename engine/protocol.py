@@ -239,7 +239,7 @@ class JobResult:
     `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
     hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
     the job asked for and did not get. `inpainting`: the checkpoint is one for that. `quality`: the class that
-    it was drawn in, empty for exact.
+    it was drawn in, empty for exact. `interrupted`: the picture is what there was of it by then.
     """
 
     job_id: str
@@ -255,6 +255,26 @@ class JobResult:
     warnings: tuple[str, ...] = ()
     inpainting: bool = False
     quality: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobProgress:
+    """How far a job is in its replica, over all its passes.
+
+    `done` and `total` are evaluations, the latter as far as is known now: less where it is interrupted, a
+    guess for DPM adaptive; while the job is being prepared, the sampling steps that it asks for. `running`:
+    it has taken part in a step. `preview` is a JPEG of the latest estimate, a pixel for each position of the
+    latent; empty unless the job is watched and one was made since. `preview_id` is 0 without one, and higher
+    for each new one.
+    """
+
+    job_id: str
+    done: int
+    total: int
+    running: bool
+    preview: bytes = b""
+    preview_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +370,10 @@ class OutOfMemory(JobFailed):
 
 class JobAborted(AtelierError):
     """The job was aborted before it was done."""
+
+
+class Interrupted(JobAborted):
+    """The job was interrupted before there was any estimate of its picture."""
 
 
 class Overloaded(AtelierError):
