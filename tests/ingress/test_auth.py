@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from ingress.app import build_app
+from ingress.dialects import dialect
 from ingress.scopes import GENERATE, READ, check_routes, need_of
 from ingress.settings import KEY_SCOPES, Key, KeyScope, Settings
 from tests.ingress.fakes import FakeBackend, picture
@@ -87,7 +88,12 @@ ROUTES = [
     for route in build_app(FakeBackend(), SETTINGS).routes
     if isinstance(route, APIRoute)
     for method in sorted(route.methods)
-] + [("GET", "/docs/assets/swagger-ui.css", "key"), ("GET", "/nope", "key"), ("PUT", "/metrics", "key")]
+] + [
+    ("GET", "/docs/assets/swagger-ui.css", "key"),
+    ("GET", "/nope", "key"),
+    ("GET", "/v1/nope", "key"),
+    ("PUT", "/metrics", "key"),
+]
 """Every route with what it says that it needs; and what there is not."""
 
 BODY = json.dumps({"init_images": [picture()]}).encode()
@@ -115,7 +121,7 @@ def test_what_routes_need_is_what_was_meant() -> None:
     for method, path, need in ROUTES:
         if path in PUBLIC_PATHS:
             assert need == "public", path
-        elif path.startswith(("/docs", "/redoc", "/openapi.json", "/nope")) or method == "PUT":
+        elif path.startswith(("/docs", "/redoc", "/openapi.json", "/nope", "/v1/nope")) or method == "PUT":
             assert need == "key", path
         elif path == "/metrics" or re.search("/(refresh-|unload-|reload-)", path):
             assert need == "operate", path
@@ -147,9 +153,11 @@ def test_without_a_key_every_route_but_the_public_ones_gives_the_same_401(
             continue
         assert answer.status_code == 401, (method, path)
         assert answer.headers.get_list("www-authenticate") == ["Bearer", 'Basic realm="atelier"']
-        if method != "HEAD" and "error" in answer.json() and isinstance(answer.json()["error"], str):
+        if method != "HEAD" and dialect(path) == "a1111":
             assert list(answer.json()) == ["error", "detail", "body", "errors"]
             assert answer.content == plain.content
+        elif method != "HEAD":
+            assert answer.json()["error"]["message"] == plain.json()["detail"]
 
 
 @pytest.mark.parametrize("case", ADMITTED)
@@ -171,7 +179,7 @@ def test_a_key_opens_the_routes_that_it_is_for_and_no_others(
             assert answer.status_code == 403, (method, path)
             assert f"a key with the scope {need}; this key has {secret.removeprefix('for-')}." in answer.text
         else:
-            missing = path in ("/nope", "/docs/assets/x", "/redoc/assets/x")
+            missing = path in ("/nope", "/v1/nope", "/docs/assets/x", "/redoc/assets/x")
             expected = 405 if method == "PUT" else 404 if missing else 200
             assert answer.status_code == expected, (method, path)
 
