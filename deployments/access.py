@@ -75,6 +75,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         database=config.database,
         styles=read_styles(config.styles_file) if config.styles_file else (),
         cors_origins=config.cors_origins,
+        save_dir=config.save_dir,
     )
 
 

@@ -20,10 +20,12 @@ from engine.protocol import (
     Checkpoint,
     DeadlineExceeded,
     EmbeddingFile,
+    Enlargement,
     Job,
     JobFailed,
     JobResult,
     LoraFile,
+    NotOffered,
     Overloaded,
     Unavailable,
     UpscalerFile,
@@ -115,7 +117,7 @@ class HandleBackend:
     def opened(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         started = time.monotonic()
         limit = self._config.limits.deadline_seconds
         job = replace(job, seconds_left=min(job.seconds_left, limit))
@@ -127,6 +129,21 @@ class HandleBackend:
             raise DeadlineExceeded("The image was not done in time.") from None
         self._metrics.observe_job(job.checkpoint, time.monotonic() - started, result)
         return result
+
+    async def caption(self, image: bytes) -> str:
+        """One checkpoint after the other is asked: those without a captioner say so at once."""
+        missing: AtelierError = Unavailable("No checkpoint is available now.", 5.0)
+        for entry in self._entries.values():
+            if self._availability.takes_jobs(entry.application):
+                try:
+                    caption: str = await self._call(entry, "caption", image)
+                except NotOffered as error:
+                    missing = error
+                except ReplicaLost:
+                    raise Unavailable("The replica that looked at the picture was lost.", 1.0) from None
+                else:
+                    return caption
+        raise missing
 
     async def metrics(self) -> str:
         gateways, replicas = await asyncio.gather(
@@ -164,7 +181,7 @@ class HandleBackend:
         answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
         return [answer for replicas in answers for answer in replicas]
 
-    async def _run_until_done(self, job: Job, started: float) -> JobResult:
+    async def _run_until_done(self, job: Job | Enlargement, started: float) -> JobResult:
         """A job that a replica had accepted is not turned away later, when it comes again."""
         losses = 0
         while True:
@@ -179,7 +196,7 @@ class HandleBackend:
                     raise
             await asyncio.sleep(random.uniform(0, 0.05 * 2**losses))
 
-    def _may_retry(self, job: Job, losses: int) -> None:
+    def _may_retry(self, job: Job | Enlargement, losses: int) -> None:
         if losses == self._config.max_losses:
             logger.error("job %s was lost with %d replicas", job.id, losses)
             raise JobFailed("The image was given up: each replica that worked on it was lost.")
@@ -188,11 +205,17 @@ class HandleBackend:
         logger.warning("job %s was lost with its replica and is sent again", job.id)
         self._metrics.count_retry(job.checkpoint)
 
-    async def _run_once(self, job: Job) -> JobResult:
+    async def _run_once(self, job: Job | Enlargement) -> JobResult:
         entry = self._entries.get(job.checkpoint)
         if entry is None or not self._availability.takes_jobs(entry.application):
             raise Unavailable(f"The checkpoint {job.checkpoint!r} is not available now.", 5.0)
-        response = self._get_handle(DIFFUSION, entry.application).run.remote(job)
+        result: JobResult = await self._call(entry, "run", job)
+        return result
+
+    async def _call(self, entry: CheckpointEntry, method: str, argument: object) -> Any:
+        """What a replica's method answers. Cancelling the call ends it there too."""
+        handle = self._get_handle(DIFFUSION, entry.application)
+        response = getattr(handle, method).remote(argument)
         try:
             return await _answer(response)
         except asyncio.CancelledError:
@@ -220,7 +243,7 @@ async def broadcast(handle: Any, method: str) -> list[Any]:
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-async def _answer(response: Awaitable[JobResult]) -> JobResult:
+async def _answer(response: Awaitable[Any]) -> Any:
     """The result of a call, or an error of the protocol, or ReplicaLost. Ray's own texts end here."""
     try:
         return await response

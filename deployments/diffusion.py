@@ -15,6 +15,7 @@ from deployments.metrics import ReplicaMetrics
 from engine.protocol import (
     Checkpoint,
     EmbeddingFile,
+    Enlargement,
     Job,
     JobProgress,
     JobResult,
@@ -42,6 +43,7 @@ class Diffusion:
     def __init__(self, config: CheckpointConfig) -> None:
         import torch
 
+        from engine.captioner import Captioner
         from engine.engine import Engine
         from engine.worker import Worker
 
@@ -50,6 +52,8 @@ class Diffusion:
         registry = _registry(config, tuner)
         self._config = config
         self._registry = registry
+        own = registry.own
+        self._captioner = Captioner(config.captioner_dir, device=own.device, dtype=own.denoiser.dtype)
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica, registry.own.quality.shown)
         engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
@@ -62,13 +66,14 @@ class Diffusion:
         )
         self._worker.start()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Cancelling the call drops the job at the next step."""
         try:
             result = await self._worker.run(job)
         except Unavailable as error:
             _give_up(error.message)
-        self._metrics.observe_job(result)
+        if isinstance(job, Job):  # an enlargement has none of the stages
+            self._metrics.observe_job(result)
         return result
 
     def progress(self) -> list[JobProgress]:
@@ -82,6 +87,9 @@ class Diffusion:
     def watch(self, job_ids: Collection[str]) -> None:
         """From now on `progress` has previews of these jobs, and of no others."""
         self._worker.watch(job_ids)
+
+    async def caption(self, image: bytes) -> str:
+        return await self._captioner.caption(image)
 
     def describe(self) -> Checkpoint:
         return Checkpoint(

@@ -12,10 +12,11 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, Options, RequestContext
-from ingress.routes import health, operations, sdapi
+from ingress.routes import health, images, operations, sdapi
 from ingress.scopes import check_routes
 from ingress.settings import CorsOrigins, Settings
 from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 EXPOSED_HEADERS = (
     "Retry-After",
@@ -28,7 +29,11 @@ EXPOSED_HEADERS = (
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
-    """The ASGI application. `observe` is told of every request when it has been answered."""
+    """The ASGI application. `observe` is told of every request when it has been answered.
+
+    Raises ValueError, naming the key, for a setting that cannot be used.
+    """
+    pictures = PictureStore(settings.save_dir) if settings.save_dir else None
     app = FastAPI(
         title="Atelier",
         middleware=[
@@ -44,9 +49,12 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
+    app.state.service = Service(
+        backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
+    )
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
+        images.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
     add_error_handlers(app)

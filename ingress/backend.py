@@ -5,7 +5,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
+from engine.protocol import (
+    Checkpoint,
+    EmbeddingFile,
+    Enlargement,
+    Job,
+    JobResult,
+    LoraFile,
+    UpscalerFile,
+    VaeFile,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +44,16 @@ class Backend(Protocol):
     def opened(self, order: Order) -> AbstractContextManager[None]:
         """While this lasts, the order can be asked about and interrupted. Cheap: no I/O."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.
 
         Cancelling the call aborts the job. Raises the errors of `engine.protocol`.
+        """
+
+    async def caption(self, image: bytes) -> str:
+        """What is in a picture, the bytes of a file.
+
+        Raises NotOffered where nothing can tell, and other errors of `engine.protocol`.
         """
 
     async def loras(self) -> Sequence[LoraFile]:

@@ -22,9 +22,11 @@ from engine.protocol import (
     JobAborted,
     JobFailed,
     NotFinite,
+    NotOffered,
     OutOfMemory,
     Overloaded,
     Unavailable,
+    UpscalerNotFound,
 )
 from ingress.dialects import Problem, dialect, own_path, written
 
@@ -48,6 +50,18 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class ModelNotFound(NotFound):
+    """The request names a way to look at pictures that nobody knows."""
+
+
+class ImageNotFound(NotFound):
+    """The request lacks its picture."""
+
+
+class StoreFailed(AtelierError):
+    """Pictures could not be saved."""
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
@@ -69,6 +83,8 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
         ClientDisconnected: Answer(499, "ClientDisconnected", "client_disconnected"),
+        NotOffered: Answer(501, "HTTPException", "not_offered"),
+        StoreFailed: Answer(500, "OSError", "store_failed"),
         JobFailed: Answer(500, "RuntimeError", "job_failed"),
         NotFinite: Answer(500, "NansException", "not_finite"),
         OutOfMemory: Answer(507, "OutOfMemoryError", "out_of_memory"),
@@ -88,6 +104,15 @@ JOB_ERRORS: Mapping[int | str, dict[str, Any]] = MappingProxyType(
     {status: {} for status in (404, 409, 422, 429, 500, 503, 504, 507)}
 )
 """For `responses` of a route that draws: how it may fail. `ingress.openapi` fills in what that looks like."""
+
+DETAILS: Mapping[type[AtelierError], str] = MappingProxyType(
+    {
+        SamplerNotFound: "Sampler not found",
+        ModelNotFound: "Model not found",
+        ImageNotFound: "Image not found",
+    }
+)
+"""Details that clients compare: the explanation goes where A1111 leaves room for one."""
 
 
 def shown(value: object) -> str:
@@ -151,9 +176,10 @@ def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
     detail, errors = exc.message, ""
-    if isinstance(exc, SamplerNotFound) and dialect(own_path(request.scope)) == "a1111":
-        # Clients compare this detail: the explanation goes where A1111 leaves room for one.
-        detail, errors = "Sampler not found", exc.message
+    if type(exc) in DETAILS and dialect(own_path(request.scope)) == "a1111":
+        detail, errors = DETAILS[type(exc)], exc.message
+    elif isinstance(exc, UpscalerNotFound):
+        errors = f"could not find upscaler named {exc.name}"
     problem = Problem(
         status=answer.status,
         detail=detail,

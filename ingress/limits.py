@@ -19,7 +19,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
         "restore_faces": bool,
         "s_min_uncond": lambda value: (value or 0) > 0,
         "script_name": bool,
-        "save_images": bool,
     }
 )
 """Fields of what this version does not do, and whether a value asks for it."""
@@ -84,11 +83,13 @@ def _check_totals(request: GenerationRequest, limits: Limits) -> None:
             raise InvalidRequest(f"{field}: the last image's would not fit in 64 bits.")
 
 
-def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> None:
+def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, saves: bool) -> None:
     """Raise `InvalidRequest` for the first field that asks for what this version does not do.
 
-    Nothing that would change the picture is dropped silently.
+    Nothing that would change the picture is dropped silently. `saves`: there is a place to save pictures in.
     """
+    if request.save_images and not saves:
+        _refuse("save_images", True)
     for field, asks in UNSUPPORTED.items():
         value = getattr(request, field, None)
         if asks(value):
@@ -103,8 +104,6 @@ def _check_overrides(overrides: OverrideSettings) -> None:
     for option, field in FixedOptions.model_fields.items():
         if getattr(overrides, option) != field.default:
             _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.samples_format or "png").casefold() != "png":
-        _refuse("override_settings.samples_format", overrides.samples_format)
 
 
 def _refuse(field: str, value: object) -> None:

@@ -9,6 +9,7 @@ from ray import serve
 from safetensors.torch import save_file
 
 from tests import upscalers
+from tests.blip import write_blip
 from tests.e2e.service import Service, free_port, wait_until
 from tests.tiny import tiny_modules, write_checkpoint
 
@@ -19,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_files(folder: Path) -> dict[str, Any]:
-    """What jobs may name besides: another checkpoint, a VAE, an upscaler."""
+    """What requests may need besides: another checkpoint, a VAE, an upscaler, a captioner."""
     vaes, upscalers_dir = folder / "vae", folder / "upscalers"
     vaes.mkdir()
     state = {key: tensor.contiguous() for key, tensor in tiny_modules(seed=5)[1].state_dict().items()}
@@ -30,6 +31,7 @@ def write_files(folder: Path) -> dict[str, Any]:
     return {
         "vae_dir": str(vaes),
         "upscalers_dir": str(upscalers_dir),
+        "captioner_dir": str(write_blip(folder / "blip")),
         "companions": {"second": str(second)},
     }
 

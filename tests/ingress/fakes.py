@@ -11,16 +11,18 @@ from PIL.PngImagePlugin import PngInfo
 from engine.protocol import (
     Checkpoint,
     EmbeddingFile,
+    Enlargement,
     Job,
     JobResult,
     LoraFile,
+    NotOffered,
     Timings,
     UpscalerFile,
     VaeFile,
 )
 from ingress.backend import Order
 
-TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
+TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
 CHECKPOINTS = (
     Checkpoint(name="demo", filename="demo.safetensors"),
@@ -37,6 +39,9 @@ class FakeBackend:
 
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
+        self.enlargements: list[Enlargement] = []
+        self.captions: dict[bytes, str] = {}
+        """Of pictures, by their files."""
         self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
@@ -56,11 +61,21 @@ class FakeBackend:
         self.orders.append(order)
         yield
 
-    async def run(self, job: Job) -> JobResult:
-        self.jobs.append(job)
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        if isinstance(job, Enlargement):
+            self.enlargements.append(job)
+        else:
+            self.jobs.append(job)
         if self.fail:
             raise self.fail
+        if isinstance(job, Enlargement):
+            return JobResult(job_id=job.id, image=b"enlarged " + job.id.encode(), timings=TIMINGS)
         return replace(result(job), **self.known)
+
+    async def caption(self, image: bytes) -> str:
+        if image not in self.captions:
+            raise NotOffered("no captioner here")
+        return self.captions[image]
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
@@ -94,7 +109,7 @@ def result(job: Job) -> JobResult:
     Image.new("RGB", (8, 8)).save(file, "png", pnginfo=chunks)
     return JobResult(
         job_id=job.id,
-        png=file.getvalue(),
+        image=file.getvalue(),
         seed=job.seed,
         evaluations=job.steps,
         timings=TIMINGS,

@@ -15,7 +15,8 @@ from ingress.app import build_app
 from ingress.dialects import dialect
 from ingress.scopes import GENERATE, READ, check_routes, need_of
 from ingress.settings import KEY_SCOPES, Key, KeyScope, Settings
-from tests.ingress.fakes import FakeBackend, picture
+from tests.ingress.bodies import bodies, willing_backend
+from tests.ingress.fakes import FakeBackend
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -96,18 +97,17 @@ ROUTES = [
 ]
 """Every route with what it says that it needs; and what there is not."""
 
-BODY = json.dumps({"init_images": [picture()]}).encode()
-"""One that every route takes."""
+BODIES = bodies(build_app(FakeBackend(), SETTINGS))
 
 
 @pytest.fixture(scope="module")
 def anybody() -> TestClient:
-    return TestClient(build_app(FakeBackend(), SETTINGS))
+    return TestClient(build_app(willing_backend(), SETTINGS))
 
 
 def ask(client: TestClient, method: str, path: str, headers: Headers) -> Response:
-    headers = [*headers, (b"content-type", b"application/json")]
-    return client.request(method, path, headers=headers, content=BODY)  # type: ignore[return-value]
+    content = json.dumps(BODIES.get(path, {})).encode()
+    return client.request(method, path, headers=headers, content=content)  # type: ignore[return-value]
 
 
 def test_the_matrix_covers_every_route() -> None:
@@ -126,7 +126,8 @@ def test_what_routes_need_is_what_was_meant() -> None:
         elif path == "/metrics" or re.search("/(refresh-|unload-|reload-)", path):
             assert need == "operate", path
         else:
-            assert need == ("read" if method == "GET" else "generate"), path
+            reads = method == "GET" or path.endswith("/png-info")
+            assert need == ("read" if reads else "generate"), path
 
 
 def test_a_route_must_say_what_it_needs() -> None:

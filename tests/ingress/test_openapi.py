@@ -8,8 +8,15 @@ from starlette.testclient import TestClient
 
 from ingress.openapi import document
 from ingress.scopes import READ, need_of
+from tests.ingress.bodies import willing_backend
+from tests.ingress.fakes import FakeBackend
 
 Operation = dict[str, Any]
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return willing_backend()
 
 
 @pytest.fixture
