@@ -58,7 +58,7 @@ def document(app: FastAPI, *, locked: bool) -> dict[str, Any]:
 def _operations(app: FastAPI, found: dict[str, Any]) -> Iterator[tuple[APIRoute, dict[str, Any]]]:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
-            for method in route.methods:
+            for method in route.methods or ():
                 yield route, found["paths"][route.path_format][method.lower()]
 
 
