@@ -18,8 +18,10 @@ from deployments.app import Root
 from deployments.config import DIFFUSION
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -67,8 +69,11 @@ class InstantBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return []
 
-    async def refresh_loras(self) -> None:
+    async def refresh(self, kind: FolderKind) -> None:
         """There are none."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return []
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return []

@@ -19,8 +19,10 @@ from engine.protocol import (
     AtelierError,
     Checkpoint,
     DeadlineExceeded,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobFailed,
     JobResult,
@@ -39,6 +41,8 @@ LOST = (RayError, grpc.aio.AioRpcError)
 """What a call raises that was accepted and not answered: the replica, its node or the way to it is gone."""
 
 BROADCAST_SECONDS = 2.0
+REFRESH_SECONDS = 30.0
+"""Files that are new are read then."""
 
 File = TypeVar("File", LoraFile, UpscalerFile, VaeFile)
 
@@ -155,8 +159,11 @@ class HandleBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return _named_once(await self._ask_replicas("loras"))
 
-    async def refresh_loras(self) -> None:
-        await self._ask_replicas("refresh_loras")
+    async def refresh(self, kind: FolderKind) -> None:
+        await self._ask_replicas("refresh", kind, seconds=REFRESH_SECONDS)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return [memory for memory in await self._ask_replicas("memory") if memory]
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         files = [file for replica in await self._ask_replicas("embeddings") for file in replica]
@@ -171,14 +178,18 @@ class HandleBackend:
     async def vaes(self) -> Sequence[VaeFile]:
         return _named_once(await self._ask_replicas("vaes"))
 
-    async def _ask_replicas(self, method: str) -> list[Any]:
+    async def _ask_replicas(
+        self, method: str, *args: object, seconds: float = BROADCAST_SECONDS
+    ) -> list[Any]:
         """What the replicas answer, those of the first checkpoint first."""
         running = {
             entry.application: self._get_handle(DIFFUSION, entry.application)
             for entry in self._entries.values()
             if self._availability.takes_jobs(entry.application)
         }
-        answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
+        answers = await asyncio.gather(
+            *(broadcast(handle, method, *args, seconds=seconds) for handle in running.values())
+        )
         return [answer for replicas in answers for answer in replicas]
 
     async def _run_until_done(self, job: Job | Enlargement, started: float) -> JobResult:
@@ -232,11 +243,11 @@ def _named_once(replicas: Sequence[Sequence[File]]) -> list[File]:
     return sorted(found.values(), key=lambda file: file.name.casefold())
 
 
-async def broadcast(handle: Any, method: str) -> list[Any]:
+async def broadcast(handle: Any, method: str, *args: object, seconds: float = BROADCAST_SECONDS) -> list[Any]:
     """What each replica answers, of those that do in time."""
     try:
-        answers = await handle.broadcast(method).results_async(
-            timeout_s=BROADCAST_SECONDS, return_exceptions=True
+        answers = await handle.broadcast(method, *args).results_async(
+            timeout_s=seconds, return_exceptions=True
         )
     except (TimeoutError, DeploymentUnavailableError, *LOST):
         return []

@@ -14,8 +14,10 @@ from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobProgress,
     JobResult,
@@ -102,8 +104,14 @@ class Diffusion:
     def embeddings(self) -> list[EmbeddingFile]:
         return self._registry.own.embeddings.listing()
 
-    async def refresh_loras(self) -> None:
-        await asyncio.to_thread(self._registry.own.loras.refresh)
+    async def refresh(self, kind: FolderKind) -> None:
+        await asyncio.to_thread(self._registry.refresh, kind)
+
+    def memory(self) -> DeviceMemory | None:
+        """None on a CPU."""
+        from engine.memory import device_memory
+
+        return device_memory(self._registry.own.device)
 
     async def vaes(self) -> list[VaeFile]:
         return await asyncio.to_thread(self._registry.vaes.listing)

@@ -7,6 +7,7 @@ any time, and make the same picture.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 SAMPLERS = (
     "DPM++ 2M",
@@ -349,6 +350,10 @@ class Checkpoint:
     companion: bool = False
 
 
+FolderKind = Literal["embeddings", "loras", "vaes"]
+"""Files that jobs name and replicas find in folders, which they can look through again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraFile:
     """A LoRA that prompts may name: by `name`, its file's stem, or by `alias`.
@@ -387,6 +392,35 @@ class UpscalerFile:
     name: str
     filename: str
     scale: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Bytes now, and the most there were at once."""
+
+    current: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """A GPU's memory in bytes, and what one replica has of it.
+
+    `device` tells GPUs apart, which replicas may share. Of what is `reserved`, `allocated` are tensors,
+    `active` these and what the device's queue still uses, `inactive` what is left over in blocks that are
+    used in part. `retries` and `failures` count allocations: tried again after all that was unused had been
+    given back, and failed.
+    """
+
+    device: str
+    free: int
+    total: int
+    active: Usage
+    allocated: Usage
+    reserved: Usage
+    inactive: Usage
+    retries: int
+    failures: int
 
 
 class AtelierError(Exception):

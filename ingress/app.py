@@ -12,7 +12,7 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, Options, RequestContext
-from ingress.routes import health, images, operations, sdapi
+from ingress.routes import absent, health, images, lists, machines, operations, sdapi
 from ingress.scopes import check_routes
 from ingress.settings import CorsOrigins, Settings
 from ingress.store.database import Database
@@ -55,8 +55,13 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
         images.add_routes(app, prefix)
+        lists.add_routes(app, prefix)
+        machines.add_routes(app, prefix)
+        absent.add_sdapi_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
+    for prefix in ("", "/v1"):
+        absent.add_root_routes(app, prefix)
     add_error_handlers(app)
     check_routes(app)
     return app

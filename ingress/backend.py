@@ -7,8 +7,10 @@ from typing import Protocol
 
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -59,8 +61,8 @@ class Backend(Protocol):
     async def loras(self) -> Sequence[LoraFile]:
         """The LoRAs of all checkpoints that have a replica running, each name once."""
 
-    async def refresh_loras(self) -> None:
-        """Have every replica look for new LoRA files."""
+    async def refresh(self, kind: FolderKind) -> None:
+        """Have every replica look through its folders of these files again."""
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
@@ -70,6 +72,9 @@ class Backend(Protocol):
 
     async def vaes(self) -> Sequence[VaeFile]:
         """The VAEs of all checkpoints that have a replica running, each name once."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        """Of every replica that runs on a GPU."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

@@ -50,6 +50,22 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class ScriptRefused(InvalidRequest):
+    """The request says of a script what A1111 refuses too, with this `detail`: the second argument."""
+
+    @property
+    def detail(self) -> str:
+        return str(self.args[1])
+
+
+class Absent(AtelierError):
+    """The route belongs to a feature or an extension that this version does not have."""
+
+
+class Unsupported(AtelierError):
+    """The route is A1111's own, and what it does is not done here."""
+
+
 class ModelNotFound(NotFound):
     """The request names a way to look at pictures that nobody knows."""
 
@@ -82,6 +98,9 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest", "invalid_request"),
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
+        ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
+        Absent: Answer(404, "HTTPException", "not_offered"),
+        Unsupported: Answer(501, "HTTPException", "not_offered"),
         ClientDisconnected: Answer(499, "ClientDisconnected", "client_disconnected"),
         NotOffered: Answer(501, "HTTPException", "not_offered"),
         StoreFailed: Answer(500, "OSError", "store_failed"),
@@ -176,8 +195,9 @@ def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
     detail, errors = exc.message, ""
-    if type(exc) in DETAILS and dialect(own_path(request.scope)) == "a1111":
-        detail, errors = DETAILS[type(exc)], exc.message
+    known = exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc))
+    if known and dialect(own_path(request.scope)) == "a1111":
+        detail, errors = known, exc.message
     elif isinstance(exc, UpscalerNotFound):
         errors = f"could not find upscaler named {exc.name}"
     problem = Problem(

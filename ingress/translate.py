@@ -25,6 +25,7 @@ from ingress.replay import replay
 from ingress.saving import Saving
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
+from ingress.scripts import check_scripts
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
@@ -129,6 +130,7 @@ def _resolve(
     overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides, saves=settings.save_dir is not None)
+    left_out = check_scripts(request)
     sent = request
     request, warnings = prompts.written(request, overrides, settings)
     field = "sampler_name" if request.sampler_name else "sampler_index"
@@ -153,7 +155,7 @@ def _resolve(
         emphasis=overrides.emphasis or ("Original" if overrides.enable_emphasis else "None"),
         old_scheduling=overrides.use_old_scheduling,
         started=now,
-        warnings=warnings,
+        warnings=(*left_out, *warnings),
         tiling=overrides.tiling if request.tiling is None else request.tiling,
         vae=_vae(overrides),
         refining=refiner,

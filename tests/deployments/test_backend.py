@@ -16,6 +16,7 @@ from deployments.metrics import GatewayMetrics
 from engine.protocol import (
     AtelierError,
     DeadlineExceeded,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
     InvalidJob,
@@ -27,6 +28,7 @@ from engine.protocol import (
     Timings,
     Unavailable,
     UpscalerFile,
+    Usage,
 )
 
 DONE = JobResult(
@@ -73,6 +75,7 @@ class Handle:
         self._answers = list(answers)
         self.sent: list[Any] = []
         self.responses: list[Response] = []
+        self.broadcasts: list[tuple[object, ...]] = []
         self.run = self.caption = self
 
     def remote(self, job: Any) -> Response:
@@ -81,7 +84,8 @@ class Handle:
         self.responses.append(Response(answer))
         return self.responses[-1]
 
-    def broadcast(self, method: str) -> "Handle":
+    def broadcast(self, method: str, *args: object) -> "Handle":
+        self.broadcasts.append((method, *args))
         return self
 
     async def results_async(self, **options: object) -> list[object]:
@@ -311,3 +315,27 @@ async def test_cancelling_a_caption_cancels_it_in_the_replica() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
     assert handle.responses[0].cancelled
+
+
+async def test_memory_is_of_replicas_that_have_a_gpu() -> None:
+    usage = Usage(current=1, peak=2)
+    memory = DeviceMemory(
+        device="a",
+        free=1,
+        total=2,
+        active=usage,
+        allocated=usage,
+        reserved=usage,
+        inactive=usage,
+        retries=0,
+        failures=0,
+    )
+    made, handle = backend(memory, None, ActorDiedError())
+    assert await made.memory() == [memory]
+    assert handle.broadcasts == [("memory",)]
+
+
+async def test_every_replica_is_told_which_folders_to_look_through() -> None:
+    made, handle = backend(None, ActorDiedError())
+    await made.refresh("embeddings")
+    assert handle.broadcasts == [("refresh", "embeddings")]

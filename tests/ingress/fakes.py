@@ -10,8 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -49,7 +51,8 @@ class FakeBackend:
         self.embedding_files: list[EmbeddingFile] = []
         self.upscaler_files: list[UpscalerFile] = []
         self.vae_files: list[VaeFile] = []
-        self.refreshed = 0
+        self.refreshed: list[FolderKind] = []
+        self.device_memory: list[DeviceMemory] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -80,8 +83,11 @@ class FakeBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
 
-    async def refresh_loras(self) -> None:
-        self.refreshed += 1
+    async def refresh(self, kind: FolderKind) -> None:
+        self.refreshed.append(kind)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return self.device_memory
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
