@@ -140,7 +140,8 @@ OWN: Final = (
     Route("GET", "/health/live", HONOURED, "The process answers; no key is needed."),
     Route("GET", "/health/ready", HONOURED, "Some checkpoint takes jobs, or 503; no key is needed."),
     Route("GET", "/metrics", HONOURED, "Prometheus' text format."),
-    Route("GET", "/docs", HONOURED, "The API, browsable."),
+    Route("GET", "/docs", HONOURED, "The API, browsable, by Swagger UI."),
+    Route("GET", "/redoc", HONOURED, "The same, by ReDoc."),
     Route("GET", "/openapi.json", HONOURED, "The API's schema."),
 )
 """This service's."""
