@@ -5,7 +5,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
+from engine.protocol import (
+    Checkpoint,
+    DeviceMemory,
+    EmbeddingFile,
+    Enlargement,
+    FolderKind,
+    Job,
+    JobResult,
+    LoraFile,
+    UpscalerFile,
+    VaeFile,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +76,7 @@ class Backend(Protocol):
     def opened(self, order: Order) -> AbstractContextManager[None]:
         """While this lasts, the order can be asked about and interrupted. Cheap: no I/O."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.
 
         Cancelling the call aborts the job. Raises the errors of `engine.protocol`, `Interrupted` among them.
@@ -88,11 +99,17 @@ class Backend(Protocol):
         have begun. It takes effect within a second or two. Raises Unavailable if nobody can be told now.
         """
 
+    async def caption(self, image: bytes) -> str:
+        """What is in a picture, the bytes of a file.
+
+        Raises NotOffered where nothing can tell, and other errors of `engine.protocol`.
+        """
+
     async def loras(self) -> Sequence[LoraFile]:
         """The LoRAs of all checkpoints that have a replica running, each name once."""
 
-    async def refresh_loras(self) -> None:
-        """Have every replica look for new LoRA files."""
+    async def refresh(self, kind: FolderKind) -> None:
+        """Have every replica look through its folders of these files again."""
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
@@ -102,6 +119,9 @@ class Backend(Protocol):
 
     async def vaes(self) -> Sequence[VaeFile]:
         """The VAEs of all checkpoints that have a replica running, each name once."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        """Of every replica that runs on a GPU."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

@@ -14,7 +14,7 @@ from ingress.schemas.progress import (
     Progress,
     WhichOrder,
 )
-from ingress.schemas.sdapi import ErrorResponse
+from ingress.scopes import ANY_KEY, GENERATE, READ
 from ingress.settings import CompatVersion
 
 NOTHING = OrderProgress(
@@ -152,12 +152,12 @@ def _base64(picture: bytes) -> str:
 
 def add_routes(app: FastAPI, prefix: str) -> None:
     """`prefix` is empty or /v1."""
-    refused: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse} for status in (401, 422)}
     sdapi = f"{prefix}/sdapi/v1"
-    documented = {"model": Progress}
-    app.get(f"{sdapi}/progress", responses={**refused, 200: documented})(progress)
-    app.post(f"{sdapi}/interrupt", responses=refused)(interrupt)
-    app.post(f"{sdapi}/skip", responses=refused)(skip)
-    app.post(f"{prefix}/internal/progress", responses=refused)(internal_progress)
-    app.get(f"{prefix}/internal/pending-tasks")(pending_tasks)
-    app.get(f"{prefix}/internal/ping")(ping)
+    wrong: dict[int | str, dict[str, Any]] = {422: {"description": "Unprocessable Content"}}
+    documented = {**wrong, 200: {"model": Progress}}
+    app.get(f"{sdapi}/progress", dependencies=[READ], responses=documented)(progress)
+    app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=wrong)(interrupt)
+    app.post(f"{sdapi}/skip", dependencies=[GENERATE], responses=wrong)(skip)
+    app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
+    app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
+    app.get(f"{prefix}/internal/ping", dependencies=[ANY_KEY])(ping)
