@@ -40,8 +40,9 @@ class FakeBackend:
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
         self.enlargements: list[Enlargement] = []
-        self.captions: dict[bytes, str] = {}
-        """Of pictures, by their files."""
+        self.captioned: list[bytes] = []
+        self.told: str | None = "a red square"
+        """Of every picture; None where there is no captioner."""
         self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
@@ -73,9 +74,10 @@ class FakeBackend:
         return replace(result(job), **self.known)
 
     async def caption(self, image: bytes) -> str:
-        if image not in self.captions:
+        self.captioned.append(image)
+        if self.told is None:
             raise NotOffered("no captioner here")
-        return self.captions[image]
+        return self.told
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files

@@ -81,7 +81,9 @@ def test_the_matrix_covers_every_route() -> None:
     assert {"/", "/docs", "/metrics", "/openapi.json", "/health/live", "/v1/sdapi/v1/txt2img"} <= paths
 
 
-BODY = json.dumps({"init_images": [picture()]}).encode()
+BODY = json.dumps(
+    {"init_images": [picture()], "image": picture(), "imageList": [{"data": picture()}]}
+).encode()
 """One that every route takes."""
 
 
