@@ -18,8 +18,10 @@ from deployments.app import Root
 from deployments.config import DIFFUSION
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -29,7 +31,7 @@ from engine.protocol import (
     VaeFile,
 )
 from ingress.app import build_app
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 from ingress.settings import Key, Settings
 
 CHECKPOINT = Checkpoint(name="instant", filename="instant.safetensors", sha256="0" * 64)
@@ -64,11 +66,23 @@ class InstantBackend:
     async def caption(self, image: bytes) -> str:
         raise NotOffered("nothing is captioned here")
 
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return None
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        return 0
+
     async def loras(self) -> Sequence[LoraFile]:
         return []
 
-    async def refresh_loras(self) -> None:
+    async def refresh(self, kind: FolderKind) -> None:
         """There are none."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return []
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return []

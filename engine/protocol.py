@@ -7,6 +7,7 @@ any time, and make the same picture.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 SAMPLERS = (
     "DPM++ 2M",
@@ -294,8 +295,8 @@ class JobResult:
     `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
     hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
     the job asked for and did not get. `inpainting`: the checkpoint is one for that. `quality`: the class that
-    it was drawn in, empty for exact. An enlargement has neither seed nor evaluations nor infotext: 0 and
-    empty.
+    it was drawn in, empty for exact. `interrupted`: the picture is what there was of it by then. An
+    enlargement has neither seed nor evaluations nor infotext: 0 and empty.
     """
 
     job_id: str
@@ -311,6 +312,26 @@ class JobResult:
     warnings: tuple[str, ...] = ()
     inpainting: bool = False
     quality: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobProgress:
+    """How far a job is in its replica, over all its passes.
+
+    `done` and `total` are evaluations, the latter as far as is known now: less where it is interrupted, a
+    guess for DPM adaptive; while the job is being prepared, the sampling steps that it asks for. `running`:
+    it has taken part in a step. `preview` is a JPEG of the latest estimate, a pixel for each position of the
+    latent; empty unless the job is watched and one was made since. `preview_id` is 0 without one, and higher
+    for each new one.
+    """
+
+    job_id: str
+    done: int
+    total: int
+    running: bool
+    preview: bytes = b""
+    preview_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +348,10 @@ class Checkpoint:
     sha256: str = ""
     available: bool = True
     companion: bool = False
+
+
+FolderKind = Literal["embeddings", "loras", "vaes"]
+"""Files that jobs name and replicas find in folders, which they can look through again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +392,35 @@ class UpscalerFile:
     name: str
     filename: str
     scale: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Bytes now, and the most there were at once."""
+
+    current: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """A GPU's memory in bytes, and what one replica has of it.
+
+    `device` tells GPUs apart, which replicas may share. Of what is `reserved`, `allocated` are tensors,
+    `active` these and what the device's queue still uses, `inactive` what is left over in blocks that are
+    used in part. `retries` and `failures` count allocations: tried again after all that was unused had been
+    given back, and failed.
+    """
+
+    device: str
+    free: int
+    total: int
+    active: Usage
+    allocated: Usage
+    reserved: Usage
+    inactive: Usage
+    retries: int
+    failures: int
 
 
 class AtelierError(Exception):
@@ -414,6 +468,10 @@ class OutOfMemory(JobFailed):
 
 class JobAborted(AtelierError):
     """The job was aborted before it was done."""
+
+
+class Interrupted(JobAborted):
+    """The job was interrupted before there was any estimate of its picture."""
 
 
 class Overloaded(AtelierError):

@@ -18,7 +18,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
         "restore_faces": bool,
         "s_min_uncond": lambda value: (value or 0) > 0,
-        "script_name": bool,
     }
 )
 """Fields of what this version does not do, and whether a value asks for it."""
@@ -94,9 +93,6 @@ def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, 
         value = getattr(request, field, None)
         if asks(value):
             _refuse(field, value)
-    for name, script in request.alwayson_scripts.items():
-        if not _does_nothing(script):
-            _refuse("alwayson_scripts", name)
     _check_overrides(overrides)
 
 
@@ -108,9 +104,3 @@ def _check_overrides(overrides: OverrideSettings) -> None:
 
 def _refuse(field: str, value: object) -> None:
     raise InvalidRequest(f"{field}: {shown(value)} asks for a feature that this version does not have.")
-
-
-def _does_nothing(script: Any) -> bool:
-    """Clients mention scripts that they do not use: no args, or all of them false."""
-    args = script.get("args") if isinstance(script, dict) else script
-    return args is None or (isinstance(args, list) and not any(args))

@@ -25,6 +25,7 @@ from ingress.replay import replay
 from ingress.saving import Saving
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
+from ingress.scripts import check_scripts
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
@@ -50,7 +51,8 @@ class Generation:
     """A request with everything decided that the client left open. `init` is empty for txt2img.
 
     `sent` is the request as it came, `request` the one with the prompts that are drawn from. `warnings` are
-    what it asked for and does not get.
+    what it asked for and does not get. `missing` are the images that were interrupted before there was
+    anything of them.
     """
 
     sent: GenerationRequest
@@ -76,6 +78,7 @@ class Generation:
     saving: Saving | None
     init: tuple[InitImage, ...] = ()
     second: SecondPass | None = None
+    missing: frozenset[int] = frozenset()
 
     @property
     def batch_size(self) -> int:
@@ -83,8 +86,9 @@ class Generation:
         return len(self.init) if len(self.init) > 1 else self.request.batch_size
 
     @property
-    def images(self) -> range:
-        return range(self.batch_size * self.request.n_iter)
+    def images(self) -> Sequence[int]:
+        count = self.batch_size * self.request.n_iter
+        return [image for image in range(count) if image not in self.missing]
 
     def seed_of(self, image: int) -> int:
         """Variations of a picture share its seed; their variation seeds count up."""
@@ -129,6 +133,7 @@ def _resolve(
     overrides = _overrides(request)
     check_limits(request, settings.limits)
     check_supported(request, overrides, saves=settings.save_dir is not None)
+    left_out = check_scripts(request)
     sent = request
     request, warnings = prompts.written(request, overrides, settings)
     field = "sampler_name" if request.sampler_name else "sampler_index"
@@ -153,7 +158,7 @@ def _resolve(
         emphasis=overrides.emphasis or ("Original" if overrides.enable_emphasis else "None"),
         old_scheduling=overrides.use_old_scheduling,
         started=now,
-        warnings=warnings,
+        warnings=(*left_out, *warnings),
         tiling=overrides.tiling if request.tiling is None else request.tiling,
         vae=_vae(overrides),
         refining=refiner,
@@ -316,14 +321,15 @@ def _info(generation: Generation, results: Sequence[JobResult], *, has_grid: boo
     """32 keys, in this order since v1.7.0. A grid has the first picture's infotext."""
     request, images = generation.request, generation.images
     infotexts = [result.infotext for result in results]
+    first = images[0] if images else 0
     return {
         "prompt": request.prompt,
         "all_prompts": [request.prompt for _ in images],
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt for _ in images],
-        "seed": generation.seed,
+        "seed": generation.seed_of(first),
         "all_seeds": [generation.seed_of(image) for image in images],
-        "subseed": generation.subseed,
+        "subseed": generation.subseed + first,
         "all_subseeds": [generation.subseed + image for image in images],
         "subseed_strength": request.subseed_strength,
         "width": request.width,

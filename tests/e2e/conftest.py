@@ -20,9 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_files(folder: Path) -> dict[str, Any]:
-    """What requests may need besides: another checkpoint, a VAE, an upscaler, a captioner."""
-    vaes, upscalers_dir = folder / "vae", folder / "upscalers"
+    """What requests may need besides: another checkpoint, VAE, upscaler and captioner. No embedding yet."""
+    vaes, upscalers_dir, embeddings = folder / "vae", folder / "upscalers", folder / "embeddings"
     vaes.mkdir()
+    embeddings.mkdir()
     state = {key: tensor.contiguous() for key, tensor in tiny_modules(seed=5)[1].state_dict().items()}
     save_file(state, vaes / "kl.safetensors")
     upscalers_dir.mkdir()
@@ -32,6 +33,7 @@ def write_files(folder: Path) -> dict[str, Any]:
         "vae_dir": str(vaes),
         "upscalers_dir": str(upscalers_dir),
         "captioner_dir": str(write_blip(folder / "blip")),
+        "embeddings_dir": str(embeddings),
         "companions": {"second": str(second)},
     }
 

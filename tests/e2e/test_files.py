@@ -2,14 +2,18 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.blip import WORDS
 from tests.e2e.service import Service
 from tests.pictures import png, scene
+from tests.tiny import TINY_TEXT
 
 pytestmark = pytest.mark.ray
 
@@ -48,6 +52,27 @@ def test_lists_tell_of_the_files(service: Service) -> None:
     assert names("sd-vae", "model_name") == ["kl.safetensors"]
     assert "2x" in names("upscalers", "name")
     assert names("sd-models", "model_name")[:2] == ["tiny", "second"]
+
+
+def test_an_embedding_that_was_added_is_used_by_every_replica_after_a_refresh(
+    service: Service, folder: Path
+) -> None:
+    body = BODY | {"prompt": "a thing", "batch_size": 4}
+    before = service.client.post("/sdapi/v1/txt2img", json=body).json()
+    learnt = torch.randn(2, TINY_TEXT["hidden_size"], generator=torch.Generator().manual_seed(0))
+    save_file({"emb_params": learnt}, folder / "embeddings" / "thing.safetensors")
+    assert service.client.post("/sdapi/v1/refresh-embeddings").json() is None
+    assert list(service.client.get("/sdapi/v1/embeddings").json()["loaded"]) == ["thing"]
+    after = service.client.post("/sdapi/v1/txt2img", json=body).json()
+    assert all(one != other for one, other in zip(before["images"], after["images"], strict=True))
+    assert "TI hashes: " in after["info"]
+    assert "TI hashes: " not in before["info"]
+
+
+def test_memory_is_told_of_a_cpu_service(service: Service) -> None:
+    memory = service.client.get("/sdapi/v1/memory").json()
+    assert 0 < memory["ram"]["used"] < memory["ram"]["total"]
+    assert memory["cuda"] == {"error": "unavailable"}
 
 
 def test_a_checkpoint_that_replicas_may_not_load_is_a_client_error(service: Service) -> None:

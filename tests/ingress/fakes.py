@@ -10,8 +10,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
@@ -20,7 +22,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
@@ -40,9 +42,8 @@ class FakeBackend:
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
         self.enlargements: list[Enlargement] = []
-        self.captioned: list[bytes] = []
-        self.told: str | None = "a red square"
-        """Of every picture; None where there is no captioner."""
+        self.captions: dict[bytes, str] = {}
+        """Of pictures, by their files."""
         self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
@@ -50,7 +51,13 @@ class FakeBackend:
         self.embedding_files: list[EmbeddingFile] = []
         self.upscaler_files: list[UpscalerFile] = []
         self.vae_files: list[VaeFile] = []
-        self.refreshed = 0
+        self.refreshed: list[FolderKind] = []
+        self.device_memory: list[DeviceMemory] = []
+        self.found: dict[tuple[str, str | None], OrderProgress] = {}
+        """What is known of orders, by key and id."""
+        self.asked: list[tuple[str, str | None, bool]] = []
+        self.queued: list[str] = []
+        self.interrupted: list[tuple[str, str | None, bool]] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -74,16 +81,29 @@ class FakeBackend:
         return replace(result(job), **self.known)
 
     async def caption(self, image: bytes) -> str:
-        self.captioned.append(image)
-        if self.told is None:
+        if image not in self.captions:
             raise NotOffered("no captioner here")
-        return self.told
+        return self.captions[image]
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        self.asked.append((key, order, preview))
+        return self.found.get((key, order))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return self.queued
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        self.interrupted.append((key, order, skip))
+        return 1
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
 
-    async def refresh_loras(self) -> None:
-        self.refreshed += 1
+    async def refresh(self, kind: FolderKind) -> None:
+        self.refreshed.append(kind)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return self.device_memory
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
