@@ -31,7 +31,7 @@ from engine.protocol import (
     VaeFile,
 )
 from ingress.app import build_app
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 from ingress.settings import Key, Settings
 
 CHECKPOINT = Checkpoint(name="instant", filename="instant.safetensors", sha256="0" * 64)
@@ -65,6 +65,15 @@ class InstantBackend:
 
     async def caption(self, image: bytes) -> str:
         raise NotOffered("nothing is captioned here")
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return None
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        return 0
 
     async def loras(self) -> Sequence[LoraFile]:
         return []

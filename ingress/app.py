@@ -12,7 +12,7 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, Options, RequestContext
-from ingress.routes import absent, health, images, lists, machines, operations, sdapi
+from ingress.routes import absent, health, images, lists, machines, operations, progress, sdapi
 from ingress.scopes import check_routes
 from ingress.settings import CorsOrigins, Settings
 from ingress.store.database import Database
@@ -52,12 +52,13 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     app.state.service = Service(
         backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
     )
-    for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
-        sdapi.add_routes(app, prefix)
-        images.add_routes(app, prefix)
-        lists.add_routes(app, prefix)
-        machines.add_routes(app, prefix)
-        absent.add_sdapi_routes(app, prefix)
+    for prefix in ("/v1", ""):
+        sdapi.add_routes(app, f"{prefix}/sdapi/v1")
+        images.add_routes(app, f"{prefix}/sdapi/v1")
+        lists.add_routes(app, f"{prefix}/sdapi/v1")
+        machines.add_routes(app, f"{prefix}/sdapi/v1")
+        absent.add_sdapi_routes(app, f"{prefix}/sdapi/v1")
+        progress.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
     for prefix in ("", "/v1"):

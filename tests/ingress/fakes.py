@@ -22,7 +22,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
@@ -53,6 +53,11 @@ class FakeBackend:
         self.vae_files: list[VaeFile] = []
         self.refreshed: list[FolderKind] = []
         self.device_memory: list[DeviceMemory] = []
+        self.found: dict[tuple[str, str | None], OrderProgress] = {}
+        """What is known of orders, by key and id."""
+        self.asked: list[tuple[str, str | None, bool]] = []
+        self.queued: list[str] = []
+        self.interrupted: list[tuple[str, str | None, bool]] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -79,6 +84,17 @@ class FakeBackend:
         if image not in self.captions:
             raise NotOffered("no captioner here")
         return self.captions[image]
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        self.asked.append((key, order, preview))
+        return self.found.get((key, order))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return self.queued
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        self.interrupted.append((key, order, skip))
+        return 1
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
