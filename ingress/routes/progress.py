@@ -156,8 +156,9 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     wrong: dict[int | str, dict[str, Any]] = {422: {"description": "Unprocessable Content"}}
     documented = {**wrong, 200: {"model": Progress}}
     app.get(f"{sdapi}/progress", dependencies=[READ], responses=documented)(progress)
-    app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=wrong)(interrupt)
-    app.post(f"{sdapi}/skip", dependencies=[GENERATE], responses=wrong)(skip)
+    away = {**wrong, 503: {}}
+    app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=away)(interrupt)
+    app.post(f"{sdapi}/skip", dependencies=[GENERATE], responses=away)(skip)
     app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
     app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
     app.get(f"{prefix}/internal/ping", dependencies=[ANY_KEY])(ping)
