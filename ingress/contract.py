@@ -132,7 +132,7 @@ SDAPI: Final = (
 """Under `/sdapi/v1` and `/v1/sdapi/v1`."""
 
 BESIDE: Final = (
-    Route("POST", "/internal/progress", HONOURED, "How far one request is."),
+    Route("POST", "/internal/progress", HONOURED, "How far one request is.", {"id_task": "task(1)"}),
     Route("GET", "/internal/pending-tasks", HONOURED, "The caller's requests that wait."),
     *(Route("GET", path, HONOURED, f"`{json.dumps(answer)}`") for path, answer in absent.ANSWERS.items()),
     *map(_refused, absent.ROOT),

@@ -24,13 +24,8 @@ from tools import api
 
 PENDING: frozenset[str] = frozenset(
     {
-        "GET /progress",
-        "POST /interrupt",
-        "POST /skip",
         "GET /options",
         "POST /options",
-        "POST /internal/progress",
-        "GET /internal/pending-tasks",
     }
 )
 """Lines of routes that are being built."""
