@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingress.settings import CompatVersion, Limits
+from ingress.store.database import parsed
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -17,6 +18,11 @@ GATEWAY = "Gateway"
 def _yaml_off(value: Any) -> Any:
     """YAML reads a bare `off` as false."""
     return "off" if value is False else value
+
+
+def _a_database(url: str) -> str:
+    parsed(url)
+    return url
 
 
 PictureSide = Annotated[int, Field(ge=64, multiple_of=8)]
@@ -67,10 +73,14 @@ class GatewayConfig(Config):
 
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
     columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
-    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`.
+    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`, whose password
+    belongs into `PGPASSWORD` or `~/.pgpass` where gateways run.
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    """The database's URL may have a password in it."""
 
     auth: Annotated[Literal["keys", "off"], BeforeValidator(_yaml_off)] = "keys"
     keys_file: Path | None = None
@@ -78,7 +88,7 @@ class GatewayConfig(Config):
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
     limits: Limits = Limits()
-    database: str = "sqlite:///.atelier/atelier.sqlite"
+    database: Annotated[str, AfterValidator(_a_database)] = "sqlite:///.atelier/atelier.sqlite"
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
     restart_seconds: float = Field(default=60, ge=0)
