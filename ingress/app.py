@@ -1,5 +1,7 @@
 """The HTTP side, put together."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from random import SystemRandom
 
@@ -12,7 +14,7 @@ from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.middleware import BodyLimit, RequestContext
-from ingress.routes import health, operations, sdapi
+from ingress.routes import health, operations, options, sdapi
 from ingress.settings import Settings
 from ingress.store.database import Database
 
@@ -20,8 +22,16 @@ from ingress.store.database import Database
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
     """The ASGI application. `observe` is told of every request when it has been answered."""
     locked = settings.auth == "keys"
+    database = Database(settings.database)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await database.close()
+
     app = FastAPI(
         title="Atelier",
+        lifespan=lifespan,
         middleware=[
             Middleware(RequestContext, observe=observe),
             *([Middleware(Authentication, keys=settings.keys)] if locked else []),
@@ -34,9 +44,10 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
+    app.state.service = Service(backend, settings, database, SystemRandom(), datetime.now)
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
+        options.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
     add_error_handlers(app)

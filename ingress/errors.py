@@ -46,6 +46,14 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class CheckpointNotFound(NotFound):
+    """`POST /options` names a checkpoint that is not there. `CheckpointNotFound(message, name)`."""
+
+    @property
+    def name(self) -> str:
+        return str(self.args[1])
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
@@ -65,6 +73,7 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest"),
         InvalidJob: Answer(422, "InvalidRequest"),
         NotFound: Answer(404, "HTTPException"),
+        CheckpointNotFound: Answer(404, "RuntimeError"),
         ClientDisconnected: Answer(499, "ClientDisconnected"),
         JobFailed: Answer(500, "RuntimeError"),
         NotFinite: Answer(500, "NansException"),
@@ -119,12 +128,15 @@ def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
     return "; ".join(parts)
 
 
-def _domain_error(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, AtelierError)
+def domain_response(exc: AtelierError) -> Response:
+    """How an error of ours is answered."""
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
     if isinstance(exc, SamplerNotFound):
         # Clients compare this detail: the explanation goes where A1111 leaves room for one.
         response = error_response(404, "Sampler not found", errors=exc.message)
+    elif isinstance(exc, CheckpointNotFound):
+        errors = f"model {shown(exc.name)} not found"
+        response = error_response(answer.status, exc.message, error=answer.error, errors=errors)
     else:
         response = error_response(answer.status, exc.message, error=answer.error)
     if answer.final:
@@ -133,6 +145,11 @@ def _domain_error(request: Request, exc: Exception) -> Response:
         seconds = math.ceil(min(max(1, exc.retry_after), MAX_RETRY_AFTER))
         response.headers["retry-after"] = str(seconds)
     return response
+
+
+def _domain_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, AtelierError)
+    return domain_response(exc)
 
 
 def _invalid_body(request: Request, exc: Exception) -> Response:

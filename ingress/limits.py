@@ -96,15 +96,17 @@ def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> 
     for name, script in request.alwayson_scripts.items():
         if not _does_nothing(script):
             _refuse("alwayson_scripts", name)
-    _check_overrides(overrides)
+    check_options(overrides, "override_settings")
 
 
-def _check_overrides(overrides: OverrideSettings) -> None:
-    for option, field in FixedOptions.model_fields.items():
-        if getattr(overrides, option) != field.default:
-            _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.samples_format or "png").casefold() != "png":
-        _refuse("override_settings.samples_format", overrides.samples_format)
+def check_options(options: OverrideSettings, field: str = "") -> None:
+    """Raise `InvalidRequest` for the first option, of `field`, that asks for what is not done here."""
+    prefix = f"{field}." if field else ""
+    for option, fixed in FixedOptions.model_fields.items():
+        if getattr(options, option) != fixed.default:
+            _refuse(f"{prefix}{option}", getattr(options, option))
+    if (options.samples_format or "png").casefold() != "png":
+        _refuse(f"{prefix}samples_format", options.samples_format)
 
 
 def _refuse(field: str, value: object) -> None:

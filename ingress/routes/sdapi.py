@@ -32,6 +32,7 @@ from ingress.schemas.sdapi import (
     VaeItem,
 )
 from ingress.settings import Style
+from ingress.store import options as stored_options
 
 
 async def txt2img(
@@ -52,13 +53,15 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
     asked = Asked(
         id=body.force_task_id or request.state.request_id,
         key=request.state.key,
-        options={},
+        options=await stored_options.read(service.database, request.state.key),
         random=service.random,
         now=service.now(),
     )
     generation = generate.resolved(body, asked, service)
+    options = generate.options_after(generation, asked, service)
     request.state.model = generation.checkpoint.name
     drawn = await generate.drawn(generation, asked, service, request.receive)
+    await stored_options.save(service.database, asked.key, asked.options, options)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
     answer = to_json(drawn.content)
     return Response(answer, headers={**drawn.headers, "X-Task-Id": asked.id}, media_type="application/json")

@@ -1,7 +1,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from pydantic import ValidationError
@@ -72,8 +72,9 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def anybody() -> TestClient:
-    return TestClient(build_app(FakeBackend(), SETTINGS))
+def anybody() -> Iterator[TestClient]:
+    with TestClient(build_app(FakeBackend(), SETTINGS)) as client:
+        yield client
 
 
 def test_the_matrix_covers_every_route() -> None:
@@ -81,7 +82,7 @@ def test_the_matrix_covers_every_route() -> None:
     assert {"/", "/docs", "/metrics", "/openapi.json", "/health/live", "/v1/sdapi/v1/txt2img"} <= paths
 
 
-BODY = json.dumps({"init_images": [picture()]}).encode()
+BODY = json.dumps({"init_images": [picture()], "tiling": False}).encode()
 """One that every route takes."""
 
 

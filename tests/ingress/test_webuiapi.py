@@ -17,7 +17,7 @@ from tests.ingress.fakes import FakeBackend
 @pytest.fixture
 def port(backend: FakeBackend, settings: Settings) -> Iterator[int]:
     app = build_app(backend, settings)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
