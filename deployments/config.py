@@ -74,7 +74,8 @@ class GatewayConfig(Config):
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
     columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`, whose password
-    belongs into `PGPASSWORD` or `~/.pgpass` where gateways run.
+    belongs into `PGPASSWORD` or `~/.pgpass` where gateways run. What requests with an Idempotency-Key were
+    answered is kept for `answers_seconds`, and at most `answers_mb` (MiB) of it.
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -89,6 +90,8 @@ class GatewayConfig(Config):
     styles_file: Path | None = None
     limits: Limits = Limits()
     database: Annotated[str, AfterValidator(_a_database)] = "sqlite:///.atelier/atelier.sqlite"
+    answers_seconds: float = Field(default=24 * 3600, gt=0)
+    answers_mb: int = Field(default=1024, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
     restart_seconds: float = Field(default=60, ge=0)

@@ -54,8 +54,8 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
         id=body.force_task_id or request.state.request_id,
         key=request.state.key,
         options=await stored_options.read(service.database, request.state.key),
-        random=service.random,
-        now=service.now(),
+        random=getattr(request.state, "random", service.random),
+        now=getattr(request.state, "now", None) or service.now(),
     )
     generation = generate.resolved(body, asked, service)
     options = generate.options_after(generation, asked, service)
