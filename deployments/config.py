@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, Limits
+from ingress.settings import CompatVersion, CorsOrigins, Limits
 from ingress.store.database import parsed
 
 DIFFUSION = "Diffusion"
@@ -71,11 +71,14 @@ class Offer(Config):
 class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
-    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
+    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, with what the key is for
+    behind it (`read,generate`) unless for all, `styles_file` is a CSV with the columns name, prompt and
+    negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`, whose password
     belongs into `PGPASSWORD` or `~/.pgpass` where gateways run. What requests with an Idempotency-Key were
     answered is kept for `answers_seconds`, and at most `answers_mb` (MiB) of it.
+    `save_dir` is where `save_images` writes: a folder of the gateway's machine, or an address that fsspec
+    understands (`s3://bucket/folder`, with s3fs installed and the credentials in the environment).
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -88,6 +91,8 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    cors_origins: CorsOrigins = ()
+    save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
     database: Annotated[str, AfterValidator(_a_database)] = "sqlite:///.atelier/atelier.sqlite"
     answers_seconds: float = Field(default=24 * 3600, gt=0)
@@ -137,11 +142,14 @@ class CheckpointConfig(Config):
     embeddings_dir: Path | None = None
     """Textual-inversion embeddings that prompts may name. No folders below it; read when a replica starts."""
     upscalers_dir: Path | None = None
-    """Networks that `hr_upscaler` may name."""
+    """Networks that `hr_upscaler` and the routes extra-… may name."""
     upscalers_memory_mb: int = Field(default=512, ge=1)
     vae_dir: Path | None = None
     """VAEs that the option `sd_vae` may name."""
     vaes_memory_mb: int = Field(default=1024, ge=1)
+    captioner_dir: Path | None = None
+    """A BLIP model in safetensors, as published for transformers: what the route `interrogate` asks. Loaded
+    when that is first used, beside every budget here."""
     companions: dict[str, Path] = {}
     """Other checkpoints, by the names that the gateway offers them under, which this one's jobs may use as
     refiner or for the second pass of a hires fix."""

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Service:
     random: Random
     now: Callable[[], datetime]
     """Local time."""
+    pictures: PictureStore | None = None
+    """Where pictures are saved."""
 
 
 async def _service(request: Request) -> Service:
@@ -28,6 +31,20 @@ async def _service(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
+
+
+def random_of(request: Request, service: Service) -> Random:
+    """What draws for this request: at each attempt the same, if it has an Idempotency-Key."""
+    random = getattr(request.state, "random", service.random)
+    assert isinstance(random, Random)
+    return random
+
+
+def time_of(request: Request, service: Service) -> datetime:
+    """When this request came, in local time: at each attempt the same, if it has an Idempotency-Key."""
+    time = getattr(request.state, "now", None) or service.now()
+    assert isinstance(time, datetime)
+    return time
 
 
 ServiceDep = Annotated[Service, Depends(_service)]

@@ -20,7 +20,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.protocol import AtelierError, Unavailable
-from ingress.errors import ClientDisconnected, InvalidRequest, domain_response, error_response, shown
+from ingress.dialects import Problem, written
+from ingress.errors import HTTP_CODES, ClientDisconnected, InvalidRequest, domain_response, shown
 from ingress.store.answers import Answer, Answers, Claim, Name, OtherRequest
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,19 @@ SANE_NAME = re.compile(rb"[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?")
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
 RETRY_AFTER = "5"
+
+MALFORMED = Problem(
+    status=400,
+    detail="Idempotency-Key: one is allowed, of 1 to 255 printable ASCII characters",
+    code="invalid_request",
+    error="InvalidRequest",
+)
+RUNNING = Problem(
+    status=409,
+    detail="Idempotency-Key: its first request is still being answered",
+    code="still_running",
+    error="Conflict",
+)
 
 
 class Unattended:
@@ -84,15 +98,15 @@ class Idempotency:
         try:
             response = await self._respond(names, scope, receive)
         except AtelierError as error:
-            response = domain_response(error)
-        except HTTPException as error:  # the body is over the limit
-            response = error_response(error.status_code, error.detail)
+            response = domain_response(error, scope)
+        except HTTPException as error:  # the body's limit
+            problem = Problem(status=error.status_code, detail=error.detail, code=HTTP_CODES[413])
+            response = written(problem, scope)
         await response(scope, receive, send)
 
     async def _respond(self, names: list[bytes], scope: Scope, receive: Receive) -> Response:
         if len(names) > 1 or not SANE_NAME.fullmatch(names[0]):
-            detail = "Idempotency-Key: one is allowed, of 1 to 255 printable ASCII characters"
-            return error_response(400, detail, error="InvalidRequest")
+            return written(MALFORMED, scope)
         name = Name(scope["state"]["key"], names[0].decode())
         body = await _body(receive)
         match await self._claimed(name, _digest(scope, body)):
@@ -104,9 +118,7 @@ class Idempotency:
                 response = _as_response(answer)
                 response.headers["idempotent-replayed"] = "true"
                 return response
-        response = error_response(
-            409, "Idempotency-Key: its first request is still being answered", error="Conflict"
-        )
+        response = written(RUNNING, scope)
         response.headers["retry-after"] = RETRY_AFTER
         return response
 

@@ -6,7 +6,9 @@ from fastapi import Body, FastAPI, Request, Response
 
 from ingress import options, translate
 from ingress.deps import ServiceDep
-from ingress.schemas.sdapi import ErrorResponse, Object
+from ingress.schemas.examples import OPTIONS_EXAMPLES
+from ingress.schemas.sdapi import Object
+from ingress.scopes import GENERATE, READ
 from ingress.store import options as stored
 
 
@@ -17,7 +19,7 @@ async def get_options(request: Request, service: ServiceDep) -> dict[str, Any]:
 
 
 async def set_options(
-    body: Annotated[Object, Body(examples=[{"sd_model_checkpoint": "demo", "CLIP_stop_at_last_layers": 2}])],
+    body: Annotated[Object, Body(openapi_examples=OPTIONS_EXAMPLES)],
     request: Request,
     response: Response,
     service: ServiceDep,
@@ -37,8 +39,5 @@ async def set_options(
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:
-    app.get(f"{prefix}/options")(get_options)
-    app.post(
-        f"{prefix}/options",
-        responses={status: {"model": ErrorResponse} for status in (401, 404, 422, 503)},
-    )(set_options)
+    app.get(f"{prefix}/options", responses={503: {}}, dependencies=[READ])(get_options)
+    app.post(f"{prefix}/options", responses={404: {}, 422: {}, 503: {}}, dependencies=[GENERATE])(set_options)

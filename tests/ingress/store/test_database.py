@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, Table, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from engine.protocol import Unavailable
 from ingress.store.database import Database, metadata, parsed
@@ -36,6 +37,14 @@ async def test_an_error_undoes_the_whole_transaction(database: Database) -> None
             await connection.execute(insert(numbers).values(number=1))
             raise ZeroDivisionError
     assert await read(database) == set()
+
+
+async def test_errors_tell_no_values(database: Database) -> None:
+    await add(database, 271828)
+    with pytest.raises(IntegrityError) as caught:
+        await add(database, 271828)
+    assert "parameters" in str(caught.value)
+    assert "271828" not in str(caught.value)
 
 
 async def test_several_gateways_make_the_tables_and_write_at_once(url: str) -> None:
