@@ -80,7 +80,7 @@ def enlargements(
 
 def _of(plain: Enlargement, field: str, text: str, done: str, limits: Limits, random: Random) -> Enlargement:
     data = picture(text, field, limits)
-    texts = read_metadata(data, field).texts | ({"postprocessing": done} if done else {})
+    texts = {**read_metadata(data, field).texts, **({"postprocessing": done} if done else {})}
     return replace(plain, id=f"{random.getrandbits(128):032x}", image=data, texts=texts)
 
 

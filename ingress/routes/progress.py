@@ -69,7 +69,7 @@ async def interrupt(
     body: Annotated[WhichOrder | None, Body()] = None,
 ) -> dict[str, Any]:
     """Stop the order of this id; without one, all of the caller's. Each answers with what it has by then."""
-    await service.backend.interrupt(request.state.key, order or (body and body.order))
+    await service.backend.interrupt(request.state.key, order or (body.order if body else None))
     return {}
 
 
@@ -80,7 +80,7 @@ async def skip(
     body: Annotated[WhichOrder | None, Body()] = None,
 ) -> None:
     """As interrupt, but pictures that have not begun are still drawn."""
-    await service.backend.interrupt(request.state.key, order or (body and body.order), skip=True)
+    await service.backend.interrupt(request.state.key, order or (body.order if body else None), skip=True)
 
 
 async def internal_progress(

@@ -15,6 +15,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 SECRET = "secret-of-the-tests"
+OTHERS_SECRET = "secret-of-others"
 
 
 def free_port() -> int:
@@ -50,7 +51,7 @@ class Service:
         self.port = port
         self.database = folder / "atelier.sqlite"
         keys = folder / "keys"
-        keys.write_text(f"tests {SECRET}\n")
+        keys.write_text(f"tests {SECRET}\nothers {OTHERS_SECRET}\n")
         self.offer: list[dict[str, object]] = []
         self.applications: list[dict[str, Any]] = []
         self.gateway: dict[str, Any] = {

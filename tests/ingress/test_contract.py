@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from starlette.routing import Mount, Route
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from engine.protocol import Job
@@ -34,6 +35,9 @@ PENDING: frozenset[str] = frozenset(
     }
 )
 """Lines of routes that are being built."""
+
+ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
+"""What pages of documents are made of."""
 
 LINES = [(prefix, route) for prefixes, routes in ROUTES.items() for prefix in prefixes for route in routes]
 SETTINGS = Settings(auth="off", compat_version="v1.10.1", styles=(Style(name="ink", prompt="ink drawing"),))
@@ -186,11 +190,11 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         for route in app.routes
         if isinstance(route, Route)
         for method in route.methods or ()
-        if method != "HEAD" or route.path == "/"
+        if (method != "HEAD" or route.path == "/") and route.path not in ASSETS
     }
     said = {(route.method, prefix + route.path) for prefix, route in LINES}
     pending = {(route.method, prefix + route.path) for prefix, route in LINES if is_pending(route)}
-    assert {route.path for route in app.routes if isinstance(route, Mount)} == {"/docs/assets"}
+    assert {type(route) for route in app.routes} == {APIRoute}
     assert there == said - pending
     assert not there & pending
 
