@@ -44,7 +44,8 @@ class Route:
 class Field:
     """A field of a request's body and a value, `sample`, that shows its state where it is sent with `given`.
 
-    Without a `note` the request's own description of the field is one.
+    Without a `note` the request's own description of the field is one. `afterwards`: it shows in the caller's
+    next request.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Field:
     sample: Any
     note: str = ""
     given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    afterwards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,12 @@ SDAPI: Final = (
     Route("GET", "/progress", HONOURED, "How far the caller's requests are."),
     Route("POST", "/interrupt", HONOURED, "End the caller's requests, with the pictures as they are."),
     Route("POST", "/skip", HONOURED, "End the pictures that are drawn now."),
-    Route("GET", "/options", HONOURED, "The caller's options."),
-    Route("POST", "/options", HONOURED, "Change the caller's options."),
+    Route("GET", "/options", HONOURED, "All of the version's options, as they are for the caller."),
+    Route(
+        "POST", "/options", HONOURED,
+        "Change them, for the caller alone. Those that are not known are named in `X-Warnings`.",
+        {"CLIP_stop_at_last_layers": 1},
+    ),
     Route("GET", "/cmd-flags", HONOURED, "Some flags as they would be; none of the service's own secrets."),
     Route("GET", "/samplers", HONOURED, "The configured version's; all versions' names are understood."),
     Route("GET", "/schedulers", HONOURED, "Noise schedules."),
@@ -195,7 +201,11 @@ COMMON: Final = (
     Field("s_tmin", HONOURED, 0.1),
     Field("s_noise", HONOURED, 1.1),
     Field("override_settings", HONOURED, {"CLIP_stop_at_last_layers": 2}, "See the options below."),
-    Field("override_settings_restore_afterwards", IGNORED, False, "Overrides are of their request alone."),
+    Field(
+        "override_settings_restore_afterwards", HONOURED, False,
+        "false: the caller's options are as the overrides from then on, for the caller alone.",
+        given={"override_settings": {"CLIP_stop_at_last_layers": 2}}, afterwards=True,
+    ),
     Field("refiner_checkpoint", HONOURED, "majicmixRealistic_v7"),
     Field("refiner_switch_at", HONOURED, 0.8, given=_REFINER),
     Field("disable_extra_networks", HONOURED, True, "`<lora:…>` is then left out."),
@@ -328,9 +338,29 @@ OPTIONS: Final = (
             "initial_noise_multiplier": 1.1,
             "img2img_extra_noise": 0.1,
             "img2img_color_correction": True,
+            "img2img_background_color": "#000000",
+            "upscaler_for_img2img": "R-ESRGAN 4x+",
+            "overlay_inpaint": False,
+            "face_restoration": True,
+            "sd_hypernetwork": "anime",
+            "sd_lora": "ink",
+            "s_churn": 0.5,
+            "s_tmin": 0.1,
+            "s_tmax": 10.0,
+            "s_noise": 1.1,
+            "s_min_uncond_all": True,
+            "ddim_discretize": "quad",
+            "enable_quantization": True,
+            "no_dpmpp_sde_batch_determinism": True,
+            "dont_fix_second_order_samplers_schedule": True,
+            "hires_fix_use_firstpass_conds": True,
+            "use_downcasted_alpha_bar": True,
+            "sd_vae_encode_method": "TAESD",
+            "sd_vae_decode_method": "TAESD",
         }.items()
     ),
-    Field("filter_nsfw", IGNORED, True, "So is every option that is not named here."),
+    Field("filter_nsfw", IGNORED, True, "So is every option that is not known; `X-Warnings` names it."),
+    Field("show_progress_every_n_steps", IGNORED, 3, "So is every other option of A1111's."),
 )
 
 IMG2IMG_OPTIONS: Final = (

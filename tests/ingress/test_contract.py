@@ -1,6 +1,6 @@
 """Each line of `ingress/contract.py` against the application, and the application against the lines."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
@@ -17,17 +17,13 @@ from engine.protocol import Enlargement, Job
 from ingress import contract
 from ingress.app import build_app
 from ingress.contract import FIELDS, HONOURED, IGNORED, REFUSED, REQUESTS, ROUTES, WITHIN, Field
+from ingress.schemas.sdapi import OverrideSettings
 from ingress.settings import Settings, Style
 from ingress.store.pictures import PictureStore
 from tests.ingress.bodies import willing_backend
 from tools import api
 
-PENDING: frozenset[str] = frozenset(
-    {
-        "GET /options",
-        "POST /options",
-    }
-)
+PENDING: frozenset[str] = frozenset({})
 """Lines of routes that are being built."""
 
 ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
@@ -79,8 +75,14 @@ def app() -> FastAPI:
     return build_app(willing_backend(), SETTINGS)
 
 
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, headers={"x-request-id": "request"}) as client:
+        yield client
+
+
 @pytest.fixture
-def sent(app: FastAPI) -> Sent:
+def sent(app: FastAPI, client: TestClient) -> Sent:
     """Post a body to a route. The same one comes to the same jobs, with the same ids."""
 
     def send(route: str, body: Mapping[str, Any]) -> Outcome:
@@ -88,7 +90,6 @@ def sent(app: FastAPI) -> Sent:
         app.state.service = replace(
             app.state.service, backend=backend, random=Random(0), now=lambda: NOW, pictures=pictures
         )
-        client = TestClient(app, headers={"x-request-id": "request"})
         answer = client.post(f"/sdapi/v1{route}", json=body)
         return Outcome(
             answer.status_code,
@@ -142,7 +143,18 @@ def cases(state: contract.State) -> list[Any]:
 def test_an_honoured_field_changes_what_is_drawn_or_answered(sent: Sent, case: Case) -> None:
     without, having = sent(case.route, case.without), sent(case.route, case.having)
     assert (without.status, having.status) == (200, 200), having.answer
-    assert having.effect(case.own) != without.effect(case.own)
+    assert (having.effect(case.own) != without.effect(case.own)) is not case.field.afterwards
+
+
+@pytest.mark.parametrize("case", [case for case in cases(HONOURED) if case.values[0].field.afterwards])
+def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, client: TestClient, case: Case) -> None:
+    nexts = []
+    for body in (case.without, case.having):
+        client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
+        assert sent(case.route, body).status == 200
+        nexts.append(sent(case.route, REQUESTS[case.route].base).effect(""))
+    client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
+    assert nexts[0] != nexts[1]
 
 
 @pytest.mark.parametrize("case", cases(IGNORED))
@@ -204,9 +216,9 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         if not is_pending(route)
     ],
 )
-def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
+def test_a_route_answers_as_its_line_says(client: TestClient, prefix: str, route: contract.Route) -> None:
     path = prefix + route.path.replace("{path:path}", "any/thing")
-    answer = TestClient(app).request(route.method, path, json=route.body)
+    answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)
     assert (route.state == IGNORED) == ("x-warnings" in answer.headers)
