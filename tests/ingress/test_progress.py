@@ -116,6 +116,17 @@ def test_a_preview_is_neither_made_nor_sent_where_it_is_not_wanted(
     assert backend.asked == [("test", None, False)]
 
 
+def test_a_caller_who_wants_no_previews_gets_none(
+    ask: Callable[..., Any], internal: Callable[..., Any], client: TestClient, backend: FakeBackend
+) -> None:
+    backend.found["test", "mine"] = RUNNING
+    client.post("/sdapi/v1/options", json={"live_previews_enable": False})
+    assert (ask(id="mine")["progress"], ask(id="mine")["current_image"]) == (0.36, None)
+    assert (internal(id_task="mine")["active"], internal(id_task="mine")["live_preview"]) == (True, None)
+    client.post("/sdapi/v1/options", json={"live_previews_enable": True})
+    assert ask(id="mine")["current_image"]
+
+
 def test_a_queued_order_has_a_place_and_is_not_idle(ask: Callable[..., Any], backend: FakeBackend) -> None:
     backend.found["test", "mine"] = QUEUED
     answer = ask(id="mine")
