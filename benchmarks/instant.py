@@ -27,7 +27,7 @@ from engine.protocol import (
     VaeFile,
 )
 from ingress.app import build_app
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 from ingress.settings import Key, Settings
 
 CHECKPOINT = Checkpoint(name="instant", filename="instant.safetensors", sha256="0" * 64)
@@ -53,6 +53,9 @@ class InstantBackend:
 
     def opened(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext()
+
+    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
+        return None
 
     async def run(self, job: Job) -> JobResult:
         return picture(job)

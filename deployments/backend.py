@@ -29,7 +29,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
 logger = logging.getLogger("ray.serve")
 
@@ -114,6 +114,9 @@ class HandleBackend:
 
     def opened(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext()
+
+    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
+        return None
 
     async def run(self, job: Job) -> JobResult:
         started = time.monotonic()

@@ -28,12 +28,40 @@ class Order:
     timestamp: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderProgress:
+    """How far an order is. `state` is queued or running, `place` how soon it is its turn: 1 is next.
+
+    `progress` is from 0 to 1, `eta` in seconds. `preview` is a picture's file, or empty; another
+    `preview_id`, another preview. Steps are those of the jobs that run, `job_no` of `job_count` the wire's.
+    """
+
+    id: str
+    state: str
+    progress: float
+    eta: float | None
+    place: int | None
+    preview: bytes
+    preview_id: int
+    sampling_step: int
+    sampling_steps: int
+    job_no: int
+    job_count: int
+    timestamp: str
+    kind: str
+    interrupted: bool
+    skipped: bool
+
+
 class Backend(Protocol):
     def checkpoints(self) -> Sequence[Checkpoint]:
         """Every configured checkpoint, the default first. Cheap: no I/O."""
 
     def opened(self, order: Order) -> AbstractContextManager[None]:
         """While this lasts, the order can be asked about and interrupted. Cheap: no I/O."""
+
+    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
+        """Of a key's order with that id, or of its latest; of any gateway's. None if it is not open."""
 
     async def run(self, job: Job) -> JobResult:
         """Run one job to its end, wherever and however often that takes.

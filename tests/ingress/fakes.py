@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from sqlalchemy import ColumnElement, Double, literal
 
 from engine.protocol import (
     Checkpoint,
@@ -18,7 +19,7 @@ from engine.protocol import (
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
 TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
 
@@ -45,6 +46,8 @@ class FakeBackend:
         self.upscaler_files: list[UpscalerFile] = []
         self.vae_files: list[VaeFile] = []
         self.refreshed = 0
+        self.shown: dict[str, OrderProgress] = {}
+        """How far orders are, by their ids."""
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -55,6 +58,9 @@ class FakeBackend:
     def opened(self, order: Order) -> Iterator[None]:
         self.orders.append(order)
         yield
+
+    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
+        return self.shown.get(order or "")
 
     async def run(self, job: Job) -> JobResult:
         self.jobs.append(job)
@@ -79,6 +85,16 @@ class FakeBackend:
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"
+
+
+class Time:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def now(self) -> ColumnElement[float]:
+        return literal(self.seconds, Double())
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> str:
