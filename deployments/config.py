@@ -1,11 +1,12 @@
 """What `serve_config.yaml` may say. Every error names the key it is about."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, Limits
+from ingress.settings import CompatVersion, Limits, OrderSettings
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -67,7 +68,11 @@ class GatewayConfig(Config):
 
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
     columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
-    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`.
+    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`. `results` is
+    where the pictures of `/v1/jobs` are kept: a folder that all gateways share, or `s3://bucket/prefix`, with
+    the extra `s3` installed and the credentials in the environment. It is this service's alone: what no job
+    knows of is deleted there. `webhook_secret_file` has what webhooks are signed with, `whsec_` and base64;
+    without it no job can have one. They go to public addresses, and to those of `webhook_networks`.
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -79,6 +84,10 @@ class GatewayConfig(Config):
     styles_file: Path | None = None
     limits: Limits = Limits()
     database: str = "sqlite:///.atelier/atelier.sqlite"
+    results: str = ".atelier/results"
+    orders: OrderSettings = OrderSettings()
+    webhook_secret_file: Path | None = None
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
     restart_seconds: float = Field(default=60, ge=0)

@@ -1,5 +1,8 @@
 """The HTTP side, put together."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from random import SystemRandom
 
@@ -11,14 +14,24 @@ from ingress.auth import Authentication
 from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
+from ingress.janitor import Janitor
 from ingress.middleware import BodyLimit, RequestContext
-from ingress.routes import health, operations, sdapi
+from ingress.outbound import Outbound
+from ingress.routes import health, jobs, operations, sdapi
+from ingress.runner import Runner
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.orders import Orders
+from ingress.store.results import Results
+from ingress.webhooks import Courier
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
-    """The ASGI application. `observe` is told of every request when it has been answered."""
+    """The ASGI application. `observe` is told of every request when it has been answered.
+
+    While its lifespan lasts, stored orders are run.
+    """
+    service = _service(backend, settings)
     locked = settings.auth == "keys"
     app = FastAPI(
         title="Atelier",
@@ -33,11 +46,44 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        lifespan=lambda app: _running(service),
     )
-    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
+    app.state.service = service
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
+    jobs.add_routes(app)
     health.add_routes(app)
     operations.add_routes(app)
     add_error_handlers(app)
     return app
+
+
+def _service(backend: Backend, settings: Settings) -> Service:
+    database = Database(settings.database)
+    return Service(
+        backend=backend,
+        settings=settings,
+        database=database,
+        orders=Orders(database, settings.orders),
+        results=Results(settings.results),
+        random=SystemRandom(),
+        now=datetime.now,
+    )
+
+
+@asynccontextmanager
+async def _running(service: Service) -> AsyncIterator[None]:
+    """What a gateway does besides answering, from its start to its end."""
+    runner = Runner(service)
+    courier = Courier(service, Outbound(service.settings.webhook_networks))
+    running = [asyncio.create_task(each.run()) for each in (runner, courier, Janitor(service))]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        try:
+            await runner.release()
+        finally:
+            await service.database.close()

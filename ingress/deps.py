@@ -11,6 +11,8 @@ from fastapi import Depends, Request
 from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.orders import Orders
+from ingress.store.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Service:
     backend: Backend
     settings: Settings
     database: Database
+    orders: Orders
+    results: Results
     random: Random
     now: Callable[[], datetime]
     """Local time."""

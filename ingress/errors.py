@@ -46,6 +46,10 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class Gone(AtelierError):
+    """What the request names was there once, and is not kept any more."""
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
@@ -65,6 +69,7 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest"),
         InvalidJob: Answer(422, "InvalidRequest"),
         NotFound: Answer(404, "HTTPException"),
+        Gone: Answer(410, "HTTPException"),
         ClientDisconnected: Answer(499, "ClientDisconnected"),
         JobFailed: Answer(500, "RuntimeError"),
         NotFinite: Answer(500, "NansException"),
@@ -80,9 +85,23 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
 def error_response(
     status: int, detail: str, *, error: str = "HTTPException", errors: str = ""
 ) -> JSONResponse:
+    return JSONResponse(_content(error, detail, errors), status_code=status)
+
+
+def described(error: Exception) -> dict[str, str]:
+    """The body that an error is answered with, for who asks later. Of what nobody foresaw nothing is told."""
+    if not isinstance(error, AtelierError):
+        return _content("RuntimeError", "Internal server error")
+    return _content(_answer(error).error, error.message)
+
+
+def _content(error: str, detail: str, errors: str = "") -> dict[str, str]:
     """A1111's error body: four keys, in this order."""
-    content = {"error": error, "detail": detail, "body": "", "errors": errors}
-    return JSONResponse(content, status_code=status)
+    return {"error": error, "detail": detail, "body": "", "errors": errors}
+
+
+def _answer(error: AtelierError) -> Answer:
+    return next(ANSWERS[cls] for cls in type(error).__mro__ if cls in ANSWERS)
 
 
 def shown(value: object) -> str:
@@ -121,7 +140,7 @@ def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
 
 def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
-    answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
+    answer = _answer(exc)
     if isinstance(exc, SamplerNotFound):
         # Clients compare this detail: the explanation goes where A1111 leaves room for one.
         response = error_response(404, "Sampler not found", errors=exc.message)
