@@ -32,7 +32,11 @@ def config(tmp_path: Path) -> Path:
         "name": "gateway",
         "route_prefix": "/",
         "import_path": "deployments.app:build_gateway",
-        "args": {"keys_file": str(tmp_path / "keys")},
+        "args": {
+            "keys_file": str(tmp_path / "keys"),
+            "database": f"sqlite:///{tmp_path}/atelier.sqlite",
+            "results": str(tmp_path / "results"),
+        },
         "deployments": [{"name": "Gateway", "user_config": offer}],
     }
     tiny = checkpoint_app("tiny", write_checkpoint(tmp_path / "tiny.safetensors", seed=0))
