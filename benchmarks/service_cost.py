@@ -4,7 +4,8 @@ One client asks the service, as `make serve` starts it, for pictures of about ha
 other. Off each request's time is taken what its replica reports for the job: the wait, all operations, the
 PNG. What is left is the service's: HTTP and Serve's proxy, the gateway, the way to the replica and back.
 Then the bare engine in this process draws the same pictures, which shows what being inside the service does
-to the engine itself.
+to the engine itself. Last comes Ray Serve with nothing in it, which answers with as many bytes: what the
+proxy and one handle cost on this machine, as Serve comes.
 """
 
 import argparse
@@ -54,7 +55,8 @@ ENGINE = ("atelier_job_wait_seconds", "atelier_stage_seconds")
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds a request, means unless said otherwise; `cpu` by process, of the service alone."""
+    """Milliseconds a request, means unless said otherwise; `cpu` by process, of the service alone. `plain` is
+    Ray Serve's with nothing in it."""
 
     requests: int
     picture_bytes: float
@@ -63,6 +65,7 @@ class Cost:
     http: float
     gateway: float
     routing: float
+    plain: float
     bare_median: float
     latency_median: float
     cpu: Mapping[str, float]
@@ -107,7 +110,17 @@ async def draw(worker: Worker, job: Job) -> float:
     return time.perf_counter() - began
 
 
+def plain_seconds(served: Served, folder: Path, picture_bytes: int, count: int) -> list[float]:
+    """Of requests to Ray Serve with nothing in it."""
+    body = {"prompt": str(picture_bytes)}
+    with start("plain", served, folder) as system, httpx2.Client(timeout=120) as client:
+        for _ in range(WARM_UP):
+            ask(client, system, body)
+        return [ask(client, system, body)[0] for _ in range(count)]
+
+
 def measure(system: System, worker: Worker, count: int) -> Cost:
+    """`plain` is not measured here, and 0."""
     body = request(random.Random(0), SIZE, steps=1, cfg_scale=1.0).body
     job = replace(jobs(1, SIZE, 2)[0], steps=1, sampler="Euler", schedule="normal")
     with httpx2.Client(timeout=120, headers=system.headers) as client:
@@ -137,6 +150,7 @@ def measure(system: System, worker: Worker, count: int) -> Cost:
         http=1e3 * (latency - gateway),
         gateway=1e3 * (gateway - routing - engine),
         routing=1e3 * routing,
+        plain=0.0,
         bare_median=1e3 * statistics.median(alone),
         latency_median=1e3 * statistics.median(seconds),
         cpu={name: 1e3 * value / count for name, value in cpu.items()},
@@ -156,8 +170,9 @@ def to_markdown(cost: Cost, seen_on: str) -> str:
         "HTTP and proxy",
         "gateway",
         "way to replica",
+        "Ray Serve with nothing in it",
     )
-    parts = (cost.latency, cost.engine, cost.service, cost.http, cost.gateway, cost.routing)
+    parts = (cost.latency, cost.engine, cost.service, cost.http, cost.gateway, cost.routing, cost.plain)
     return "\n".join(
         [
             f"# The service's cost per request, {date.today()}",
@@ -186,9 +201,12 @@ def main() -> None:
         model = stand_in(Path(folder))
         worker = Worker(Engine(load_checkpoint(model.path, device="cpu", dtype="float32")), cpu_threads=1)
         worker.start()
-        with start("atelier", Served((model.path,), threads=1), Path(folder)) as system:
+        served = Served((model.path,), threads=1)
+        with start("atelier", served, Path(folder)) as system:
             cost = measure(system, worker, args.requests)
         asyncio.run(worker.stop())
+        plain = plain_seconds(served, Path(folder), round(cost.picture_bytes), args.requests)
+    cost = replace(cost, plain=1e3 * statistics.fmean(plain))
     seen_on = machine()
     text = to_markdown(cost, seen_on)
     path = RESULTS / f"service-cost-{date.today()}"

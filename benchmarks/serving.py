@@ -229,7 +229,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", nargs="+", choices=MODELS, default=["stand-in", "demo"])
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["mixed", "uniform"])
-    parser.add_argument("--systems", nargs="+", choices=PORTS, default=at_hand(DEFAULT_SYSTEMS))
+    parser.add_argument(
+        "--systems", nargs="+", choices=sorted(PORTS.keys() - {"plain"}), default=at_hand(DEFAULT_SYSTEMS)
+    )
     parser.add_argument("--requests", type=int, default=20, help="of each workload in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch in each system")

@@ -30,6 +30,7 @@ PORTS = {
     "xinference": 18105,
     "atelier": 18103,
     "atelier-bf16": 18107,
+    "plain": 18108,
 }
 DTYPES = {"atelier-bf16": "bfloat16"}
 """Of those that are not float32."""

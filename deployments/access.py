@@ -91,6 +91,7 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         else None,
         webhook_networks=config.webhook_networks,
         styles=read_styles(config.styles_file) if config.styles_file else (),
+        save_dir=config.save_dir,
     )
 
 

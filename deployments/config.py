@@ -73,6 +73,8 @@ class GatewayConfig(Config):
     the extra `s3` installed and the credentials in the environment. It is this service's alone: what no job
     knows of is deleted there. `webhook_secret_file` has what webhooks are signed with, `whsec_` and base64;
     without it no job can have one. They go to public addresses, and to those of `webhook_networks`.
+    `save_dir` is where `save_images` writes: a folder of the gateway's machine, or an address that fsspec
+    understands (`s3://bucket/folder`, with s3fs installed and the credentials in the environment).
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -82,6 +84,7 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
     database: str = "sqlite:///.atelier/atelier.sqlite"
     results: str = ".atelier/results"
@@ -133,11 +136,14 @@ class CheckpointConfig(Config):
     embeddings_dir: Path | None = None
     """Textual-inversion embeddings that prompts may name. No folders below it; read when a replica starts."""
     upscalers_dir: Path | None = None
-    """Networks that `hr_upscaler` may name."""
+    """Networks that `hr_upscaler` and the routes extra-… may name."""
     upscalers_memory_mb: int = Field(default=512, ge=1)
     vae_dir: Path | None = None
     """VAEs that the option `sd_vae` may name."""
     vaes_memory_mb: int = Field(default=1024, ge=1)
+    captioner_dir: Path | None = None
+    """A BLIP model in safetensors, as published for transformers: what the route `interrogate` asks. Loaded
+    when that is first used, beside every budget here."""
     companions: dict[str, Path] = {}
     """Other checkpoints, by the names that the gateway offers them under, which this one's jobs may use as
     refiner or for the second pass of a hires fix."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import LoadedCheckpoint, read_kind, swap_checkpoint
-from engine.protocol import CheckpointError, CheckpointLost, InvalidJob, JobFailed, OutOfMemory
+from engine.protocol import CheckpointError, CheckpointLost, FolderKind, InvalidJob, JobFailed, OutOfMemory
 
 POLL_SECONDS = 0.02
 
@@ -64,6 +64,12 @@ class Companions:
             loaded, lease = self._loaded[name], Lease()
             loaded.leases.add(lease)
         return loaded.checkpoint, lease
+
+    def refresh(self, kind: FolderKind) -> None:
+        """Have those that are loaded look through their folders again."""
+        with self._turn:
+            for loaded in self._loaded.values():
+                loaded.checkpoint = loaded.checkpoint.refreshed(kind)
 
     def _read(self, name: str) -> LoadedCheckpoint:
         try:

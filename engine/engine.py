@@ -17,24 +17,39 @@ from engine.checkpoint import LoadedCheckpoint
 from engine.ops import Operation, Picture, second_try
 from engine.prepared import Prepared
 from engine.programs import Program, draw
-from engine.protocol import AtelierError, Job, JobFailed, OutOfMemory, StepStats
+from engine.protocol import (
+    AtelierError,
+    Enlargement,
+    Interrupted,
+    Job,
+    JobFailed,
+    OutOfMemory,
+    StepStats,
+)
 from engine.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+NOT_BEGUN = "the job was interrupted before it began"
+
 
 @dataclass(slots=True)
 class Row:
-    """One job in flight. `spent` is seconds by operation, waiting for the call included."""
+    """One job in flight. `spent` is seconds by operation, waiting for the call included.
+
+    `total` is evaluations, as many as it will have needed. Any thread may read all this at any time.
+    """
 
     id: int
-    job: Job
+    job: Job | Enlargement
     program: Program
     added: float
     operation: Operation
     asked: float
     started: float | None = None
     evaluations: int = 0
+    total: int = 0
+    interrupted: bool = False
     spent: dict[str, float] = field(default_factory=dict)
 
 
@@ -75,6 +90,10 @@ class Engine:
         """Rows that have taken part in a step; the others wait for their first. Any thread may ask."""
         return sum(row.started is not None for row in list(self._rows.values()))
 
+    def row(self, row_id: int) -> Row:
+        """One that has not left."""
+        return self._rows[row_id]
+
     def add(self, job: Job, prepared: Prepared | None = None, arrived: float | None = None) -> int:
         """Admit a job and return its row; it joins the next step.
 
@@ -84,7 +103,10 @@ class Engine:
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
         prepared = prepared or Prepared.of(job, Registry(self.checkpoint))
-        program = self._program(job, prepared)
+        return self.admit(job, self._program(job, prepared), arrived)
+
+    def admit(self, job: Job | Enlargement, program: Program, arrived: float | None = None) -> int:
+        """The same for a program that there is already."""
         try:
             operation = next(program)
         except Exception as error:
@@ -101,6 +123,25 @@ class Engine:
         if row := self._rows.pop(row_id, None):
             self._batcher.remove(row_id)
             row.program.close()
+
+    @torch.inference_mode()
+    def interrupt(self, row_id: int) -> Finished | None:
+        """Have a row finish with what there is of its picture, and evaluate no more. No other row notices.
+
+        One that has no estimate of its picture leaves at once. Rows that are to evaluate nothing more in any
+        case finish as they would, and unknown ones are ignored.
+        """
+        row = self._rows.get(row_id)
+        if row is None or not row.operation.remaining:
+            return None
+        row.interrupted = True
+        return self._resume(row, Interrupted(NOT_BEGUN))
+
+    @torch.inference_mode()
+    def answer(self, operation: Operation) -> object:
+        """To an operation of no row, at once. An error in its place if it fails."""
+        (result,) = self._run([operation])
+        return result
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:
@@ -137,6 +178,7 @@ class Engine:
 
     def _enqueue(self, row: Row) -> None:
         op = row.operation
+        row.total = row.evaluations + op.remaining
         self._batcher.put(
             Waiting(
                 row=row.id,
@@ -166,6 +208,7 @@ class Engine:
 
     def _leave(self, row: Row, outcome: Picture | AtelierError) -> Finished:
         del self._rows[row.id]
+        self._batcher.remove(row.id)
         return Finished(row, outcome)
 
     def _run(self, batch: Sequence[Operation]) -> Sequence[object]:

@@ -19,6 +19,7 @@ from engine.deepcache import Turn
 from engine.denoiser import Denoiser
 from engine.lora.layers import Weighted
 from engine.precision import in_float32
+from engine.prepared import Model
 from engine.prompts import Prompt
 from engine.protocol import AtelierError, NotFinite, OutOfMemory
 from engine.samplers.combination import Combination, computed
@@ -171,6 +172,17 @@ class Upscale:
         return [op.upscaler(op.pixels) for op in batch]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """What a row is finished with if it is interrupted: a latent (4, h, w), and whose VAE it is for.
+
+    Nobody writes to it, so any thread may read it.
+    """
+
+    latent: Tensor
+    model: Model
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Evaluate:
     """x (4, h, w) at σ to `denoised`, guided by conds, each with its weight, away from uncond.
@@ -180,6 +192,7 @@ class Evaluate:
     uncond None is for a guidance where it cancels out: guidance_scale times the weights' sum is 1.
     The answer to `both` is denoised and the estimate of uncond alone, stacked; it needs an uncond.
     `loras` are the row's own, and no part of the key. A row that reuses features says whose `turn` it is.
+    `estimate` is made of the answer before this one, if there is one in this pass.
     Answers NotFinite for a row that is not.
     """
 
@@ -197,6 +210,7 @@ class Evaluate:
     tiling: bool = False
     precise: bool = False
     turn: Turn | None = None
+    estimate: Estimate | None = None
     meanwhile: Callable[[], None] = lambda: None
 
     @property
@@ -240,11 +254,11 @@ class Decode:
     """A finished latent (4, h, w) to a picture (8h, 8w, 3). Answers NotFinite for a latent that is not."""
 
     name: ClassVar[str] = "decode"
-    remaining: ClassVar[int] = 0
     width: ClassVar[int] = 1
 
     decoder: Decoder
     x: Tensor
+    remaining: int = 0
     tiling: bool = False
     precise: bool = False
     tiled: bool = False

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from engine.conditioning import Cond
 from engine.deepcache import turns
 from engine.images import Canvas, latent_pixels
 from engine.noise import Noise
-from engine.ops import Encode, EncodeImage, Evaluate, Operation
+from engine.ops import Encode, EncodeImage, Estimate, Evaluate, Operation
 from engine.prepared import Model
 from engine.prompts import Plan, Prompt, Timeline, parse, parse_negative
-from engine.protocol import NOISE_SOURCES, InvalidJob, Job
+from engine.protocol import NOISE_SOURCES, Interrupted, InvalidJob, Job
 from engine.samplers import SAMPLERS, Sampler, Settings
 from engine.samplers.walk import walk
 from engine.schedules import TRAIN_STEPS
@@ -40,6 +40,13 @@ class Conditioning:
 
     def uncond(self, evaluation: int) -> Cond | None:
         return None if self.negative is None else self.negatives[self.negative.parts[0].at(evaluation)]
+
+
+class Sampled(NamedTuple):
+    """The finished latent (4, h, w) of a pass, or the latest estimate of it: then it is not `whole`."""
+
+    x: Tensor
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +172,11 @@ class Pass:
         noise: Noise,
         conditionings: Sequence[Conditioning],
         inside: Callable[[Tensor], Tensor] | None = None,
-    ) -> Generator[Operation, Tensor, Tensor]:
-        """From x at σ_0 to the finished latent; `inside` may change that, and each estimate of it."""
+    ) -> Generator[Operation, Tensor, Sampled]:
+        """From x at σ_0 to the finished latent; `inside` may change that, and each estimate of it.
+
+        Ends with the latest estimate where it is interrupted. Raises Interrupted if there is none.
+        """
         step_noise = self.sampler.step_noise(noise, self.schedule)
         masked = inside or (lambda latent: latent)
         walking = walk(self.sampler, x, self.sigmas, step_noise, _settings(self.job))
@@ -175,6 +185,7 @@ class Pass:
         done = 0
         conditioning, *refining = conditionings
         turn = turns(conditioning.model.checkpoint.quality.full_every)
+        estimate: Estimate | None = None
         try:
             latent, sigma, meanwhile = next(walking)
             while True:
@@ -193,12 +204,20 @@ class Pass:
                     loras=conditioning.model.loras.unet,
                     tiling=self.job.tiling,
                     turn=next(turn),
+                    estimate=estimate,
                     meanwhile=meanwhile,
                 )
                 done += 1
-                latent, sigma, meanwhile = walking.send(masked(denoised))
+                denoised = masked(denoised)
+                guided = denoised[0] if self.sampler.needs_uncond else denoised
+                estimate = Estimate(guided, self.models[0])
+                latent, sigma, meanwhile = walking.send(denoised)
         except StopIteration as finished:
-            return masked(finished.value)
+            return Sampled(masked(finished.value))
+        except Interrupted:
+            if estimate is None:
+                raise
+            return Sampled(estimate.latent, whole=False)
 
     def _refines(self, done: int, sigma: float) -> bool:
         """Whether the refiner takes over, before an evaluation at σ with so many done."""

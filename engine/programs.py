@@ -1,6 +1,7 @@
 """What makes a picture, as straight-line programs over operations: rows are instances of these."""
 
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch.nn.functional import interpolate
 
 from engine.enlarge import enlarged
 from engine.ops import Decode, EncodeImage, Operation, Picture
-from engine.passes import Pass
+from engine.passes import Pass, Sampled
 from engine.prepared import Model, Prepared
-from engine.protocol import LATENT_UPSCALERS, Job
+from engine.protocol import LATENT_UPSCALERS, Interrupted, Job
 from engine.upscalers.resize import upscale_latent
 
 Program = Generator[Operation, Any, Picture]
@@ -29,16 +30,19 @@ def draw(job: Job, prepared: Prepared) -> Program:
 
 
 def txt2img(job: Job, prepared: Prepared) -> Program:
-    x = yield from _first_pass(Pass.of(job, prepared.first))
+    x, _ = yield from _first_pass(Pass.of(job, prepared.first))
     return (yield from _decoded(x, job, prepared.first))
 
 
-def _decoded(x: Tensor, job: Job, models: Sequence[Model]) -> Generator[Operation, Any, Picture]:
-    picture: Picture = yield Decode(decoder=models[0].checkpoint.decoder, x=x, tiling=job.tiling)
+def _decoded(
+    x: Tensor, job: Job, models: Sequence[Model], remaining: int = 0
+) -> Generator[Operation, Any, Picture]:
+    decoder = models[0].checkpoint.decoder
+    picture: Picture = yield Decode(decoder=decoder, x=x, remaining=remaining, tiling=job.tiling)
     return picture
 
 
-def _first_pass(only: Pass) -> Generator[Operation, Any, Tensor]:
+def _first_pass(only: Pass) -> Generator[Operation, Any, Sampled]:
     """From noise alone."""
     conditionings = yield from only.encode()
     noise = only.noise()
@@ -47,7 +51,10 @@ def _first_pass(only: Pass) -> Generator[Operation, Any, Tensor]:
 
 
 def hires_fix(job: Job, prepared: Prepared) -> Program:
-    """A small picture first, enlarged, then the last sampling steps once more at the larger size."""
+    """A small picture first, enlarged, then the last sampling steps once more at the larger size.
+
+    The small one is all, where it is interrupted before there is an estimate of the larger one.
+    """
     assert job.hires is not None
     hires = job.hires
     second = Pass.of(
@@ -58,12 +65,20 @@ def hires_fix(job: Job, prepared: Prepared) -> Program:
         before=job.steps,
     )
     after = second.evaluations if hires.denoising_strength else 0
-    x = yield from _first_pass(Pass.of(job, prepared.first, after=after))
-    x = yield from _enlarged(x, job, prepared, after)
-    if hires.denoising_strength:
+    x, whole = yield from _first_pass(Pass.of(job, prepared.first, after=after))
+    if whole:
+        with suppress(Interrupted):
+            return (yield from _second_pass(x, second, job, prepared, after))
+    return (yield from _decoded(x, job, prepared.first))
+
+
+def _second_pass(x: Tensor, second: Pass, job: Job, prepared: Prepared, evaluations: int) -> Program:
+    """From the latent of the first one. Without evaluations it only enlarges."""
+    x = yield from _enlarged(x, job, prepared, evaluations)
+    if evaluations:
         conditionings = yield from second.encode()
         noise = second.noise()
-        x = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditionings)
+        x, _ = yield from second.sample(x + noise.initial * second.sigmas[0], noise, conditionings)
     return (yield from _decoded(x, job, prepared.second))
 
 
@@ -75,7 +90,7 @@ def _enlarged(x: Tensor, job: Job, prepared: Prepared, remaining: int) -> Genera
     if hires.upscaler in LATENT_UPSCALERS:
         x = upscale_latent(x, (width, height), hires.upscaler)
     else:
-        pixels = yield from _decoded(x, job, prepared.first)
+        pixels = yield from _decoded(x, job, prepared.first, remaining)
         by, size = prepared.upscaler or hires.upscaler, (8 * width, 8 * height)
         pixels = yield from enlarged(pixels, size, by, device=x.device, remaining=remaining)
         encoder = prepared.second[0].checkpoint.encoder
@@ -107,7 +122,7 @@ def img2img(job: Job, prepared: Prepared) -> Program:
         given = _content(given, repaint, noise.initial, init.mask.content)
         inside = partial(_blended, repaint, given)
     x = given + noise.initial * (only.sigmas[0] * init.noise_multiplier)
-    x = yield from only.sample(x, noise, conditionings, inside)
+    x, _ = yield from only.sample(x, noise, conditionings, inside)
     return (yield from _decoded(x, job, prepared.first))
 
 

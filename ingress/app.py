@@ -17,11 +17,12 @@ from ingress.errors import add_error_handlers
 from ingress.janitor import Janitor
 from ingress.middleware import BodyLimit, RequestContext
 from ingress.outbound import Outbound
-from ingress.routes import health, jobs, operations, sdapi
+from ingress.routes import absent, health, images, jobs, lists, machines, operations, sdapi
 from ingress.runner import Runner
 from ingress.settings import Settings
 from ingress.store.database import Database
 from ingress.store.orders import Orders
+from ingress.store.pictures import PictureStore
 from ingress.store.results import Results
 from ingress.webhooks import Courier
 
@@ -29,7 +30,8 @@ from ingress.webhooks import Courier
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
     """The ASGI application. `observe` is told of every request when it has been answered.
 
-    While its lifespan lasts, stored orders are run.
+    While its lifespan lasts, stored orders are run. Raises ValueError, naming the key, for a setting that
+    cannot be used.
     """
     service = _service(backend, settings)
     locked = settings.auth == "keys"
@@ -51,9 +53,15 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     app.state.service = service
     for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
         sdapi.add_routes(app, prefix)
+        images.add_routes(app, prefix)
+        lists.add_routes(app, prefix)
+        machines.add_routes(app, prefix)
+        absent.add_sdapi_routes(app, prefix)
     jobs.add_routes(app)
     health.add_routes(app)
     operations.add_routes(app)
+    for prefix in ("", "/v1"):
+        absent.add_root_routes(app, prefix)
     add_error_handlers(app)
     return app
 
@@ -68,6 +76,7 @@ def _service(backend: Backend, settings: Settings) -> Service:
         results=Results(settings.results),
         random=SystemRandom(),
         now=datetime.now,
+        pictures=PictureStore(settings.save_dir) if settings.save_dir else None,
     )
 
 

@@ -5,7 +5,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.protocol import Checkpoint, EmbeddingFile, Job, JobResult, LoraFile, UpscalerFile, VaeFile
+from engine.protocol import (
+    Checkpoint,
+    DeviceMemory,
+    EmbeddingFile,
+    Enlargement,
+    FolderKind,
+    Job,
+    JobResult,
+    LoraFile,
+    UpscalerFile,
+    VaeFile,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +74,23 @@ class Backend(Protocol):
     async def progress(self, key: str, order: str | None) -> OrderProgress | None:
         """Of a key's order with that id, or of its latest; of any gateway's. None if it is not open."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.
 
         Cancelling the call aborts the job. Raises the errors of `engine.protocol`.
         """
 
+    async def caption(self, image: bytes) -> str:
+        """What is in a picture, the bytes of a file.
+
+        Raises NotOffered where nothing can tell, and other errors of `engine.protocol`.
+        """
+
     async def loras(self) -> Sequence[LoraFile]:
         """The LoRAs of all checkpoints that have a replica running, each name once."""
 
-    async def refresh_loras(self) -> None:
-        """Have every replica look for new LoRA files."""
+    async def refresh(self, kind: FolderKind) -> None:
+        """Have every replica look through its folders of these files again."""
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         """The embeddings of all checkpoints that have a replica running, each name once, usable first."""
@@ -83,6 +100,9 @@ class Backend(Protocol):
 
     async def vaes(self) -> Sequence[VaeFile]:
         """The VAEs of all checkpoints that have a replica running, each name once."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        """Of every replica that runs on a GPU."""
 
     async def metrics(self) -> str:
         """The metrics of every process of the service, in Prometheus' text format."""

@@ -12,6 +12,7 @@ from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
 from ingress.store.orders import Orders
+from ingress.store.pictures import PictureStore
 from ingress.store.results import Results
 
 
@@ -25,6 +26,8 @@ class Service:
     random: Random
     now: Callable[[], datetime]
     """Local time."""
+    pictures: PictureStore | None = None
+    """Where pictures are saved."""
 
 
 async def _service(request: Request) -> Service:

@@ -1,31 +1,45 @@
 """One order's jobs, together: sent at once, joined in order, and none left behind."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from engine.protocol import DeadlineExceeded, Job, JobResult
+from engine.protocol import DeadlineExceeded, Enlargement, Job, JobResult
 from ingress.backend import Backend, Order
 from ingress.errors import ClientDisconnected
 
+T = TypeVar("T")
+
 
 async def run(
-    order: Order, jobs: Sequence[Job], backend: Backend, receive: Receive, deadline_seconds: float
+    order: Order,
+    jobs: Sequence[Job | Enlargement],
+    backend: Backend,
+    receive: Receive,
+    deadline_seconds: float,
 ) -> list[JobResult]:
-    """Run all jobs of an order; results in the jobs' order.
+    """Run all jobs of an order; results in the jobs' order, see `together`."""
+    with backend.opened(order):
+        return await together([backend.run(job) for job in jobs], receive, deadline_seconds)
+
+
+async def together(
+    calls: Sequence[Coroutine[Any, Any, T]], receive: Receive, deadline_seconds: float
+) -> list[T]:
+    """Await calls of the backend; results in their order.
 
     The first failure, the deadline, a client that goes away and cancellation of the caller all abort every
-    job that is not done. Servers signal a client's departure by cancellation or by `http.disconnect`:
+    call that is not done. Servers signal a client's departure by cancellation or by `http.disconnect`:
     `receive`, of which the body has been read, is watched for the latter.
     """
     try:
-        with backend.opened(order):
-            async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
-                watcher = group.create_task(_watch(receive))
-                tasks = [group.create_task(backend.run(job)) for job in jobs]
-                await asyncio.wait(tasks)
-                watcher.cancel()
+        async with asyncio.timeout(deadline_seconds), asyncio.TaskGroup() as group:
+            watcher = group.create_task(_watch(receive))
+            tasks = [group.create_task(call) for call in calls]
+            await asyncio.wait(tasks)
+            watcher.cancel()
     except TimeoutError:
         raise DeadlineExceeded(f"Not done within {deadline_seconds:g} seconds") from None
     except BaseExceptionGroup as failures:

@@ -21,9 +21,11 @@ from engine.protocol import (
     JobAborted,
     JobFailed,
     NotFinite,
+    NotOffered,
     OutOfMemory,
     Overloaded,
     Unavailable,
+    UpscalerNotFound,
 )
 
 MAX_RETRY_AFTER = 120
@@ -50,6 +52,34 @@ class Gone(AtelierError):
     """What the request names was there once, and is not kept any more."""
 
 
+class ScriptRefused(InvalidRequest):
+    """The request says of a script what A1111 refuses too, with this `detail`: the second argument."""
+
+    @property
+    def detail(self) -> str:
+        return str(self.args[1])
+
+
+class Absent(AtelierError):
+    """The route belongs to a feature or an extension that this version does not have."""
+
+
+class Unsupported(AtelierError):
+    """The route is A1111's own, and what it does is not done here."""
+
+
+class ModelNotFound(NotFound):
+    """The request names a way to look at pictures that nobody knows."""
+
+
+class ImageNotFound(NotFound):
+    """The request lacks its picture."""
+
+
+class StoreFailed(AtelierError):
+    """Pictures could not be saved."""
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
@@ -70,7 +100,12 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidJob: Answer(422, "InvalidRequest"),
         NotFound: Answer(404, "HTTPException"),
         Gone: Answer(410, "HTTPException"),
+        ScriptRefused: Answer(422, "HTTPException"),
+        Absent: Answer(404, "HTTPException"),
+        Unsupported: Answer(501, "HTTPException"),
         ClientDisconnected: Answer(499, "ClientDisconnected"),
+        NotOffered: Answer(501, "HTTPException"),
+        StoreFailed: Answer(500, "OSError"),
         JobFailed: Answer(500, "RuntimeError"),
         NotFinite: Answer(500, "NansException"),
         OutOfMemory: Answer(507, "OutOfMemoryError"),
@@ -80,6 +115,16 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         DeadlineExceeded: Answer(504, "DeadlineExceeded", final=False),
     }
 )
+
+
+DETAILS: Mapping[type[AtelierError], str] = MappingProxyType(
+    {
+        SamplerNotFound: "Sampler not found",
+        ModelNotFound: "Model not found",
+        ImageNotFound: "Image not found",
+    }
+)
+"""Details that clients compare: the explanation goes where A1111 leaves room for one."""
 
 
 def error_response(
@@ -121,10 +166,14 @@ def listed(names: Sequence[str]) -> str:
 
 def unknown_name(field: str, value: str, allowed: Sequence[str]) -> str:
     """The message for a name that is not there, with the nearest of those that are."""
-    nearest = get_close_matches(value[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     names = [*allowed[:20], *(["…"] if len(allowed) > 20 else [])]
-    return f"{field}: {shown(value)} is not known.{hint} Allowed: {', '.join(names)}."
+    return f"{field}: {shown(value)} is not known.{nearest(value, allowed)} Allowed: {', '.join(names)}."
+
+
+def nearest(value: str, names: Sequence[str]) -> str:
+    """The sentence that tells the nearest names; empty if none is near."""
+    near = get_close_matches(value[:80], names, n=3, cutoff=0.4)
+    return f" Nearest: {', '.join(near)}." if near else ""
 
 
 def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
@@ -141,11 +190,11 @@ def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
 def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = _answer(exc)
-    if isinstance(exc, SamplerNotFound):
-        # Clients compare this detail: the explanation goes where A1111 leaves room for one.
-        response = error_response(404, "Sampler not found", errors=exc.message)
+    if detail := exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc)):
+        response = error_response(answer.status, detail, error=answer.error, errors=exc.message)
     else:
-        response = error_response(answer.status, exc.message, error=answer.error)
+        errors = f"could not find upscaler named {exc.name}" if isinstance(exc, UpscalerNotFound) else ""
+        response = error_response(answer.status, exc.message, error=answer.error, errors=errors)
     if answer.final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):

@@ -47,6 +47,9 @@ class Limits(BaseModel):
     """Largest width × height."""
     max_image_pixels: Annotated[int, Field(ge=64)] = 8192 * 8192
     """Largest picture that may be sent."""
+    max_upscaled_pixels: Annotated[int, Field(ge=64)] = 4096 * 4096
+    """Largest picture that extra-… may make. Those of a batch have together no more pixels than `max_images`
+    of `max_pixels`."""
     max_steps: Annotated[int, Field(ge=1)] = 150
     max_images: Annotated[int, Field(ge=1)] = 16
     """Most images of one request: batch_size × n_iter."""
@@ -102,6 +105,8 @@ class Settings(BaseModel):
     webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Where webhooks may go besides public addresses."""
     styles: tuple[Style, ...] = ()
+    save_dir: str | None = None
+    """Where requests with `save_images` have their pictures saved: a folder, or an address of fsspec's."""
 
     @model_validator(mode="after")
     def _keys_where_needed(self) -> Self:

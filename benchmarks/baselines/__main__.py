@@ -6,7 +6,14 @@ from pathlib import Path
 
 from benchmarks.served import Served
 
-MODULES = {"lock": "lock", "swap": "swap", "litserve": "lit", "ray": "ray_serve", "xinference": "xinference"}
+MODULES = {
+    "lock": "lock",
+    "swap": "swap",
+    "litserve": "lit",
+    "ray": "ray_serve",
+    "plain": "plain_serve",
+    "xinference": "xinference",
+}
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine import ops
+from engine.batcher import Batcher
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine, Finished
 from engine.prepared import Prepared
@@ -150,6 +151,25 @@ def test_aborted_row_leaves_at_the_next_step(checkpoint: LoadedCheckpoint) -> No
     assert steps[-1].jobs == 2
     assert sorted(d.row.id for d in run_all(engine)) == [rows[0], rows[2]]
     engine.abort(rows[1])  # again, when it is long gone
+
+
+def test_the_batcher_forgets_rows_that_left(
+    checkpoint: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at all that it knows for every call."""
+    forgotten: list[int] = []
+    remove = Batcher.remove
+
+    def watched(batcher: Batcher, row: int) -> None:
+        forgotten.append(row)
+        remove(batcher, row)
+
+    monkeypatch.setattr(Batcher, "remove", watched)
+    engine = Engine(checkpoint)
+    rows = [engine.add(make_job(id=str(seed), seed=seed)) for seed in range(3)]
+    engine.abort(rows[0])
+    run_all(engine)
+    assert sorted(forgotten) == rows
 
 
 def test_same_job_gives_the_same_picture_twice(checkpoint: LoadedCheckpoint) -> None:

@@ -192,7 +192,7 @@ async def test_result_tells_hashes_and_warnings(having: LoadedCheckpoint, folder
     assert result.warnings == ("prompt: there is no LoRA 'nobody'",)
     last = f'Steps: 4, Lora hashes: "ink: {ink}, wash: {wash}", Version: v1.7.0'
     assert result.infotext == f"{prompt}\n{last}"
-    assert last.encode() in result.png
+    assert last.encode() in result.image
 
 
 @pytest.mark.parametrize(

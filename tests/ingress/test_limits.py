@@ -21,7 +21,6 @@ Draw = Callable[..., Any]
         {"script_name": "X/Y/Z plot"},
         {"save_images": True},
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
-        {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"sigma_min": 0.1}},
         {"override_settings": {"sgm_noise_multiplier": True}},
         {"override_settings": {"uni_pc_order": 2}},

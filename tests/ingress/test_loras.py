@@ -61,4 +61,4 @@ def test_loras_are_listed_without_paths_of_the_machine(client: TestClient, backe
 def test_refresh_reaches_the_replicas(client: TestClient, backend: FakeBackend) -> None:
     answer = client.post("/sdapi/v1/refresh-loras")
     assert (answer.status_code, answer.json()) == (200, None)
-    assert backend.refreshed == 1
+    assert backend.refreshed == ["loras"]

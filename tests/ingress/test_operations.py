@@ -73,7 +73,7 @@ def test_probes_of_clients_are_answered(client: TestClient) -> None:
 
 def test_sd_models_lists_titles_and_no_paths_of_the_machine(client: TestClient) -> None:
     models = client.get("/sdapi/v1/sd-models").json()
-    assert list(models[0]) == ["title", "model_name", "hash", "sha256", "filename", "config"]
+    assert list(models[0]) == ["title", "model_name", "hash", "sha256", "filename", "config", "name"]
     assert models[0] | {"config": None} == {
         "title": "demo.safetensors",
         "model_name": "demo",
@@ -81,6 +81,7 @@ def test_sd_models_lists_titles_and_no_paths_of_the_machine(client: TestClient) 
         "sha256": None,
         "filename": "demo.safetensors",
         "config": None,
+        "name": "demo",
     }
     assert models[1]["title"] == "real/majicmixRealistic_v7.safetensors [7c819b6d13]"
     assert models[1]["hash"] == models[1]["sha256"][:10]
