@@ -60,14 +60,20 @@ class InstantBackend:
     def opened(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
-        return None
-
     async def run(self, job: Job | Enlargement) -> JobResult:
         return picture(job)
 
     async def caption(self, image: bytes) -> str:
         raise NotOffered("nothing is captioned here")
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return None
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        return 0
 
     async def loras(self) -> Sequence[LoraFile]:
         return []

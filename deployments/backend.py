@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +13,10 @@ import grpc
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from deployments.board.board import Question
+from deployments.board.gateway import GatewayOrders
+from deployments.board.questions import Questions
+from deployments.board.remote import BoardAway, RemoteBoard
 from deployments.config import DIFFUSION, GATEWAY, CheckpointEntry, GatewayConfig, Offer
 from deployments.metrics import GatewayMetrics, merge
 from engine.protocol import (
@@ -94,6 +98,7 @@ class HandleBackend:
         get_handle: Callable[[str, str], Any],
         availability: Availability,
         metrics: GatewayMetrics,
+        board: RemoteBoard,
     ) -> None:
         self._config = config
         self._application = application
@@ -102,6 +107,13 @@ class HandleBackend:
         self._metrics = metrics
         self._budget = RetryBudget()
         self._entries: dict[str, CheckpointEntry] = {}
+        self._board = board
+        self._orders = GatewayOrders(board)
+        self._questions = Questions(board)
+
+    async def report(self) -> None:
+        """Tell the board of the open orders, for ever. Without that they run, and nobody knows how far."""
+        await self._orders.run()
 
     def offer(self, offer: Offer) -> None:
         self._entries = {entry.name: entry for entry in offer.checkpoints}
@@ -119,10 +131,7 @@ class HandleBackend:
         ]
 
     def opened(self, order: Order) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
-        return None
+        return self._orders.opened(order)
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         started = time.monotonic()
@@ -130,7 +139,7 @@ class HandleBackend:
         job = replace(job, seconds_left=min(job.seconds_left, limit))
         self._budget.deposit()
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit), self._orders.calling(job.id):
                 result = await self._run_until_done(job, started)
         except TimeoutError:
             raise DeadlineExceeded("The image was not done in time.") from None
@@ -151,6 +160,21 @@ class HandleBackend:
                 else:
                     return caption
         raise missing
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return await self._questions.ask(Question(key, order, preview))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        try:
+            return await self._board.pending(key)
+        except BoardAway:
+            return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        try:
+            return await self._board.interrupt(key, order, skip)
+        except BoardAway:
+            raise Unavailable("Nothing can be interrupted at this moment.", 2.0) from None
 
     async def metrics(self) -> str:
         gateways, replicas = await asyncio.gather(

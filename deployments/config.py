@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, Limits, OrderSettings
+from ingress.settings import CompatVersion, CorsOrigins, Limits, OrderSettings
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -66,8 +66,9 @@ class Offer(Config):
 class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
-    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
+    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, with what the key is for
+    behind it (`read,generate`) unless for all, `styles_file` is a CSV with the columns name, prompt and
+    negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`. `results` is
     where the pictures of `/v1/jobs` are kept: a folder that all gateways share, or `s3://bucket/prefix`, with
     the extra `s3` installed and the credentials in the environment. It is this service's alone: what no job
@@ -84,6 +85,7 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    cors_origins: CorsOrigins = ()
     save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
     database: str = "sqlite:///.atelier/atelier.sqlite"

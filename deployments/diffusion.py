@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ray import serve
 
+from deployments.board.remote import RayBoard
+from deployments.board.replica import Rate, ReplicaJobs
 from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
 from engine.protocol import (
@@ -19,9 +20,9 @@ from engine.protocol import (
     Enlargement,
     FolderKind,
     Job,
-    JobProgress,
     JobResult,
     LoraFile,
+    StepStats,
     Unavailable,
     UpscalerFile,
     VaeFile,
@@ -58,7 +59,8 @@ class Diffusion:
         self._captioner = Captioner(config.captioner_dir, device=own.device, dtype=own.denoiser.dtype)
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica, registry.own.quality.shown)
-        engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
+        self._rate = Rate()
+        engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._observe_step)
         threads = config.cpu_threads or len(os.sched_getaffinity(0))
         self._worker = Worker(
             engine,
@@ -67,9 +69,12 @@ class Diffusion:
             warm_up=partial(tuner.tune, registry.own) if tuner else None,
         )
         self._worker.start()
+        self._reports = ReplicaJobs(replica, config.name, self._worker, self._rate, RayBoard())
+        self._reporting = asyncio.get_running_loop().create_task(self._reports.run())
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         """Cancelling the call drops the job at the next step."""
+        self._reports.wake()
         try:
             result = await self._worker.run(job)
         except Unavailable as error:
@@ -78,17 +83,9 @@ class Diffusion:
             self._metrics.observe_job(result)
         return result
 
-    def progress(self) -> list[JobProgress]:
-        """Of all jobs of this replica."""
-        return self._worker.progress()
-
-    def interrupt(self, job_ids: Collection[str]) -> None:
-        """Those that are here finish with what there is of their pictures."""
-        self._worker.interrupt(job_ids)
-
-    def watch(self, job_ids: Collection[str]) -> None:
-        """From now on `progress` has previews of these jobs, and of no others."""
-        self._worker.watch(job_ids)
+    def _observe_step(self, stats: StepStats) -> None:
+        self._metrics.observe_step(stats)
+        self._rate.observe(stats)
 
     async def caption(self, image: bytes) -> str:
         return await self._captioner.caption(image)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import LoadedCheckpoint, read_kind, swap_checkpoint
+from engine.nearest import nearest
 from engine.protocol import CheckpointError, CheckpointLost, FolderKind, InvalidJob, JobFailed, OutOfMemory
 
 POLL_SECONDS = 0.02
@@ -55,7 +56,8 @@ class Companions:
         if name not in self._paths:
             known = ", ".join(map(repr, self._paths)) or "none"
             raise InvalidJob(
-                f"{field}: {name!r} is not one that this checkpoint's jobs can also use: {known}"
+                f"{field}: {name!r} is not one that this checkpoint's jobs can also use: {known}."
+                f"{nearest(name, self._paths)}"
             )
         with self._turn:
             if name not in self._loaded:

@@ -6,25 +6,37 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from random import SystemRandom
 
-from fastapi import Depends, FastAPI
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from ingress.auth import Authentication
 from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
 from ingress.janitor import Janitor
-from ingress.middleware import BodyLimit, RequestContext
+from ingress.middleware import BodyLimit, Options, RequestContext
 from ingress.outbound import Outbound
-from ingress.routes import absent, health, images, jobs, lists, machines, operations, sdapi
+from ingress.routes import absent, health, images, jobs, lists, machines, operations, progress, sdapi
 from ingress.runner import Runner
-from ingress.settings import Settings
+from ingress.scopes import check_routes
+from ingress.settings import CorsOrigins, Settings
 from ingress.store.database import Database
 from ingress.store.orders import Orders
 from ingress.store.pictures import PictureStore
 from ingress.store.results import Results
 from ingress.webhooks import Courier
+
+EXPOSED_HEADERS = (
+    "ETag",
+    "Location",
+    "Retry-After",
+    "X-Process-Time",
+    "X-Request-Id",
+    "X-Should-Retry",
+    "X-Task-Id",
+    "X-Warnings",
+)
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
@@ -34,35 +46,37 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     cannot be used.
     """
     service = _service(backend, settings)
-    locked = settings.auth == "keys"
     app = FastAPI(
         title="Atelier",
         middleware=[
+            *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(RequestContext, observe=observe),
-            *([Middleware(Authentication, keys=settings.keys)] if locked else []),
+            Middleware(Options),
+            *([Middleware(Authentication, keys=settings.keys)] if settings.auth == "keys" else []),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
         ],
-        # Documents the key for /docs; the middleware alone decides.
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if locked else [],
         strict_content_type=False,
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=lambda app: _running(service),
     )
     app.state.service = service
-    for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
-        sdapi.add_routes(app, prefix)
-        images.add_routes(app, prefix)
-        lists.add_routes(app, prefix)
-        machines.add_routes(app, prefix)
-        absent.add_sdapi_routes(app, prefix)
+    for prefix in ("/v1", ""):
+        sdapi.add_routes(app, f"{prefix}/sdapi/v1")
+        images.add_routes(app, f"{prefix}/sdapi/v1")
+        lists.add_routes(app, f"{prefix}/sdapi/v1")
+        machines.add_routes(app, f"{prefix}/sdapi/v1")
+        absent.add_sdapi_routes(app, f"{prefix}/sdapi/v1")
+        progress.add_routes(app, prefix)
     jobs.add_routes(app)
     health.add_routes(app)
     operations.add_routes(app)
     for prefix in ("", "/v1"):
         absent.add_root_routes(app, prefix)
     add_error_handlers(app)
+    check_routes(app)
     return app
 
 
@@ -96,3 +110,17 @@ async def _running(service: Service) -> AsyncIterator[None]:
             await runner.release()
         finally:
             await service.database.close()
+
+
+def _cors(origins: CorsOrigins) -> Middleware:
+    """What A1111 allows: all methods and headers. Outermost, so that pages can read every error."""
+    listed = () if isinstance(origins, str) else origins
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=listed,
+        allow_origin_regex=origins if isinstance(origins, str) else None,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_credentials="*" not in listed,
+        expose_headers=EXPOSED_HEADERS,
+    )

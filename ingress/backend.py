@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.protocol import (
     Checkpoint,
@@ -41,17 +41,23 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderProgress:
-    """How far an order is. `state` is queued or running, `place` how soon it is its turn: 1 is next.
+    """How far an order is.
 
-    `progress` is from 0 to 1, `eta` in seconds. `preview` is a picture's file, or empty; another
-    `preview_id`, another preview. Steps are those of the jobs that run, `job_no` of `job_count` the wire's.
+    `state`: queued while no job of it has begun, then running, and done for a while after its end. `progress`
+    is a share of all its work: 0 while queued, 1 when done. `eta` is seconds until its end, if there is any
+    telling. `place` is that in the queue of `places` orders for its checkpoint, from 1, while it is queued.
+    `preview` is a JPEG of a picture that is being drawn, empty if there is none; another one has another
+    `preview_id`, none has 0. Steps are of the batch `job_no`, from 0, of `job_count`. `interrupted`: all
+    of it was to stop; `skipped`: what had begun by then.
     """
 
     id: str
-    state: str
+    kind: str
+    state: Literal["queued", "running", "done"]
     progress: float
     eta: float | None
     place: int | None
+    places: int | None
     preview: bytes
     preview_id: int
     sampling_step: int
@@ -59,7 +65,6 @@ class OrderProgress:
     job_no: int
     job_count: int
     timestamp: str
-    kind: str
     interrupted: bool
     skipped: bool
 
@@ -71,13 +76,27 @@ class Backend(Protocol):
     def opened(self, order: Order) -> AbstractContextManager[None]:
         """While this lasts, the order can be asked about and interrupted. Cheap: no I/O."""
 
-    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
-        """Of a key's order with that id, or of its latest; of any gateway's. None if it is not open."""
-
     async def run(self, job: Job | Enlargement) -> JobResult:
         """Run one job to its end, wherever and however often that takes.
 
-        Cancelling the call aborts the job. Raises the errors of `engine.protocol`.
+        Cancelling the call aborts the job. Raises the errors of `engine.protocol`, `Interrupted` among them.
+        """
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        """Of this caller's order, or, without an id, of the oldest one that runs, else the oldest of all.
+
+        None if it is not known, be it yet or any more. `preview`: one is wanted, now and the next seconds.
+        Never waits for pictures; may be behind by as much as a second or two in a large service.
+        """
+
+    async def pending(self, key: str) -> Sequence[str]:
+        """The ids of this caller's orders that are queued, by arrival."""
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        """Stop this caller's order of this id, or all that are open, and say how many there were.
+
+        Their jobs end with what there is of their pictures, or with `Interrupted`. `skip`: only those that
+        have begun. It takes effect within a second or two. Raises Unavailable if nobody can be told now.
         """
 
     async def caption(self, image: bytes) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from engine.protocol import DeadlineExceeded, Enlargement, Job, JobResult
+from engine.protocol import DeadlineExceeded, Enlargement, Interrupted, Job, JobResult
 from ingress.backend import Backend, Order
 from ingress.errors import ClientDisconnected
 
@@ -20,9 +20,19 @@ async def run(
     receive: Receive,
     deadline_seconds: float,
 ) -> list[JobResult]:
-    """Run all jobs of an order; results in the jobs' order, see `together`."""
+    """Run all jobs of an order; results in the jobs' order, none of a job interrupted before there was one.
+    See `together`.
+    """
     with backend.opened(order):
-        return await together([backend.run(job) for job in jobs], receive, deadline_seconds)
+        results = await together([_run(job, backend) for job in jobs], receive, deadline_seconds)
+    return [result for result in results if result]
+
+
+async def _run(job: Job | Enlargement, backend: Backend) -> JobResult | None:
+    try:
+        return await backend.run(job)
+    except Interrupted:
+        return None
 
 
 async def together(

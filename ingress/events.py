@@ -65,7 +65,7 @@ class Told:
     async def _progress(
         self, order: StoredOrder, service: Service
     ) -> tuple[str, dict[str, Any], dict[str, str]]:
-        shown = await service.backend.progress(order.key, order.name)
+        shown = await service.backend.progress(order.key, order.name, preview=True)
         if shown is None:
             return "progress", {"progress": 0.0, "eta": None}, {}
         data = {

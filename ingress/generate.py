@@ -1,7 +1,7 @@
 """One order from its body to its answer: what an HTTP request and a stored one have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -73,6 +73,9 @@ async def drawn(generation: Generation, asked: Asked, service: Service, receive:
     )
     deadline = service.settings.limits.deadline_seconds
     results = await dispatch.run(order, jobs, service.backend, receive, deadline)
+    ids = {result.job_id for result in results}
+    missing = frozenset(image for image, job in enumerate(jobs) if job.id not in ids)
+    generation = replace(generation, missing=missing)
     grid = None
     if generation.saving and service.pictures:
         grid = await save(

@@ -14,7 +14,7 @@ from ingress import generate
 from ingress.deps import Service
 from ingress.errors import InvalidRequest, shown
 from ingress.generate import Asked
-from ingress.schemas.jobs import BODIES, JobPictures, JobStatus
+from ingress.schemas.jobs import BODIES, JobError, JobPictures, JobStatus
 from ingress.schemas.sdapi import GenerationRequest
 from ingress.store.orders import Claimed, Kind, NewOrder, StoredOrder
 from ingress.translate import Generation
@@ -92,14 +92,15 @@ def summary(order: StoredOrder) -> dict[str, Any]:
 async def status(order: StoredOrder, service: Service) -> JobStatus:
     """All that is told of an order."""
     progress, eta = (1.0 if order.state in ("done", "expired") else 0.0), None
-    if order.state == "running" and (shown := await service.backend.progress(order.key, order.name)):
-        progress, eta = shown.progress, shown.eta
+    if order.state == "running":
+        found = await service.backend.progress(order.key, order.name, preview=False)
+        progress, eta = (found.progress, found.eta) if found else (0.0, None)
     return JobStatus(
         **summary(order),
         place=await service.orders.place(order.id) if order.state == "queued" else None,
         progress=progress,
         eta=eta,
-        error=dict(order.error) if order.error else None,
+        error=JobError(**order.error) if order.error else None,
         result=_pictures(order) if order.state == "done" else None,
         expires=utc(order.expires) if order.expires and order.state == "done" else None,
     )

@@ -1,14 +1,21 @@
 """What an operator may decide about the HTTP side. Plain values: nothing here opens a file or a socket."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretBytes, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretBytes, model_validator
 
 from engine.protocol import MAX_PROMPT_CHARS
 
 CompatVersion = Literal["v1.7.0", "v1.10.1"]
 """The AUTOMATIC1111 version whose answers ours are equal to. Requests of every version are accepted."""
+
+KeyScope = Literal["read", "generate", "operate"]
+"""What a key may be for: looking at lists, progress and own results; whatever draws, stops drawing or sets
+options; metrics, and what replicas load."""
+
+KEY_SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
 
 class Key(BaseModel):
@@ -20,6 +27,7 @@ class Key(BaseModel):
     """Names the key where the key itself must not appear."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
     """SHA-256 of the key's UTF-8 bytes, 64 hexadecimal digits."""
+    scopes: frozenset[KeyScope] = frozenset(KEY_SCOPES)
 
 
 class Style(BaseModel):
@@ -82,6 +90,30 @@ class OrderSettings(BaseModel):
     """How long pictures are kept from an order's end. What became of it is told for as long again."""
 
 
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s*?#@A-Z]+")
+_NO_ORIGIN_OF_ANYBODY = "https://nobody.invalid"
+
+
+def _checked_origins(origins: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    if isinstance(origins, str):
+        try:
+            pattern = re.compile(origins)
+        except re.error as error:
+            raise ValueError(f"{origins!r} is no regular expression: {error}") from None
+        if pattern.fullmatch(_NO_ORIGIN_OF_ANYBODY):
+            raise ValueError(f'{origins!r} matches every origin; ["*"] allows all, without credentials')
+        return origins
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: wants https://host or https://host:port, or *")
+    return origins
+
+
+CorsOrigins = Annotated[tuple[str, ...] | str, AfterValidator(_checked_origins)]
+"""Web pages of which origins may call: a list of them, or a regular expression that a whole origin matches.
+`["*"]` are all, without credentials of the browser; none unless given."""
+
+
 class Settings(BaseModel):
     """The whole HTTP side. With `auth: keys` every route but the root and `/health/*` needs a key."""
 
@@ -105,6 +137,7 @@ class Settings(BaseModel):
     webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Where webhooks may go besides public addresses."""
     styles: tuple[Style, ...] = ()
+    cors_origins: CorsOrigins = ()
     save_dir: str | None = None
     """Where requests with `save_images` have their pictures saved: a folder, or an address of fsspec's."""
 

@@ -51,7 +51,8 @@ class Generation:
     """A request with everything decided that the client left open. `init` is empty for txt2img.
 
     `sent` is the request as it came, `request` the one with the prompts that are drawn from. `warnings` are
-    what it asked for and does not get.
+    what it asked for and does not get. `missing` are the images that were interrupted before there was
+    anything of them.
     """
 
     sent: GenerationRequest
@@ -77,6 +78,7 @@ class Generation:
     saving: Saving | None
     init: tuple[InitImage, ...] = ()
     second: SecondPass | None = None
+    missing: frozenset[int] = frozenset()
 
     @property
     def batch_size(self) -> int:
@@ -84,8 +86,9 @@ class Generation:
         return len(self.init) if len(self.init) > 1 else self.request.batch_size
 
     @property
-    def images(self) -> range:
-        return range(self.batch_size * self.request.n_iter)
+    def images(self) -> Sequence[int]:
+        count = self.batch_size * self.request.n_iter
+        return [image for image in range(count) if image not in self.missing]
 
     def seed_of(self, image: int) -> int:
         """Variations of a picture share its seed; their variation seeds count up."""
@@ -318,14 +321,15 @@ def _info(generation: Generation, results: Sequence[JobResult], *, has_grid: boo
     """32 keys, in this order since v1.7.0. A grid has the first picture's infotext."""
     request, images = generation.request, generation.images
     infotexts = [result.infotext for result in results]
+    first = images[0] if images else 0
     return {
         "prompt": request.prompt,
         "all_prompts": [request.prompt for _ in images],
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt for _ in images],
-        "seed": generation.seed,
+        "seed": generation.seed_of(first),
         "all_seeds": [generation.seed_of(image) for image in images],
-        "subseed": generation.subseed,
+        "subseed": generation.subseed + first,
         "all_subseeds": [generation.subseed + image for image in images],
         "subseed_strength": request.subseed_strength,
         "width": request.width,

@@ -1,8 +1,8 @@
 """The names that jobs give -> the networks that enlarge."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
+from engine.nearest import nearest
 from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Job, UpscalerNotFound
 from engine.upscalers.store import UpscalerStore
 from engine.upscalers.upscaler import Upscaler
@@ -37,7 +37,5 @@ def find_upscaler(name: str, store: UpscalerStore, field: str, others: Sequence[
 
 
 def _unknown(name: str, field: str, allowed: Sequence[str]) -> str:
-    nearest = get_close_matches(name[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    more = ", …" if len(allowed) > SHOWN else ""
-    return f"{field}: {name[:80]!r} is not known.{hint} Allowed: {', '.join(allowed[:SHOWN])}{more}."
+    listed = ", ".join([*allowed[:SHOWN], *(["…"] if len(allowed) > SHOWN else [])])
+    return f"{field}: {name[:80]!r} is not known.{nearest(name, allowed)} Allowed: {listed}."

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from engine.protocol import AtelierError
 from ingress.errors import Absent, Unsupported
+from ingress.scopes import ANY_KEY, READ
 
 
 class Refusal(NamedTuple):
@@ -97,14 +98,15 @@ def add_sdapi_routes(app: FastAPI, prefix: str) -> None:
 def add_root_routes(app: FastAPI, prefix: str) -> None:
     """After all others: whole extensions are refused, but for what is answered."""
     for path, answer in ANSWERS.items():
-        app.router.add_route(prefix + path, _answering(answer), ["GET"], include_in_schema=False)
+        app.get(prefix + path, include_in_schema=False, dependencies=[READ])(_answering(answer))
     _add(app, prefix, ROOT)
 
 
 def _add(app: FastAPI, prefix: str, refusals: Sequence[Refusal]) -> None:
     for refusal in refusals:
-        route = _refusing(refusal.error, refusal.text)
-        app.router.add_route(prefix + refusal.path, route, [refusal.method], include_in_schema=False)
+        app.api_route(
+            prefix + refusal.path, methods=[refusal.method], include_in_schema=False, dependencies=[ANY_KEY]
+        )(_refusing(refusal.error, refusal.text))
 
 
 def _answering(answer: Any) -> Endpoint:

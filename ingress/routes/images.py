@@ -12,7 +12,7 @@ from engine.protocol import NotOffered
 from ingress import dispatch, extras
 from ingress.backend import Order
 from ingress.deps import Service, ServiceDep
-from ingress.errors import ImageNotFound, InvalidRequest, ModelNotFound, unknown_name
+from ingress.errors import JOB_ERRORS, ImageNotFound, InvalidRequest, ModelNotFound, unknown_name
 from ingress.infotext import read
 from ingress.metadata import Metadata, read_metadata
 from ingress.pictures import picture
@@ -34,7 +34,7 @@ from ingress.schemas.images import (
     PngInfoRequest,
     PngInfoResponse,
 )
-from ingress.schemas.sdapi import ErrorResponse
+from ingress.scopes import GENERATE, READ
 from ingress.settings import Limits, Settings
 
 CAPTIONERS = ("clip", "deepdanbooru")
@@ -127,8 +127,8 @@ async def interrogate(
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:
+    app.post(f"{prefix}/png-info", response_model=PngInfoResponse, dependencies=[READ])(png_info)
     for path, route, answer in (
-        ("png-info", png_info, PngInfoResponse),
         ("extra-single-image", extra_single_image, ExtraSingleResponse),
         ("extra-batch-images", extra_batch_images, ExtraBatchResponse),
         ("interrogate", interrogate, InterrogateResponse),
@@ -136,7 +136,6 @@ def add_routes(app: FastAPI, prefix: str) -> None:
         app.post(
             f"{prefix}/{path}",
             response_model=answer,
-            responses={
-                status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 501, 503, 504)
-            },
+            responses={**JOB_ERRORS, 501: {}},
+            dependencies=[GENERATE],
         )(route)

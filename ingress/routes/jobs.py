@@ -11,8 +11,9 @@ from ingress.deps import Service, ServiceDep
 from ingress.errors import Gone, InvalidRequest, NotFound, shown
 from ingress.events import events
 from ingress.schemas import jobs
+from ingress.schemas.examples import JOB_EXAMPLES
 from ingress.schemas.jobs import JobAccepted, JobList, JobStatus, JobSummary
-from ingress.schemas.sdapi import ErrorResponse
+from ingress.scopes import GENERATE, READ
 from ingress.store.orders import OPEN, State, StoredOrder
 from ingress.webhooks import checked_webhook
 
@@ -21,8 +22,13 @@ MAX_PAGE = 100
 IMAGE_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 """By how files begin."""
 
+PICTURES = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES.values()}
+EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 
-async def submit(body: Annotated[Any, Body()], request: Request, service: ServiceDep) -> Response:
+
+async def submit(
+    body: Annotated[Any, Body(openapi_examples=JOB_EXAMPLES)], request: Request, service: ServiceDep
+) -> Response:
     """Have pictures drawn, and look at them later: the body of `/sdapi/v1/txt2img` or `img2img`.
 
     What is accepted is drawn, also where the service is restarted meanwhile. Pictures are kept for a day,
@@ -134,31 +140,27 @@ async def _own(id: str, key: str, service: Service) -> StoredOrder:
 
 
 def add_routes(app: FastAPI) -> None:
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse} for status in (401, 404, 410, 413, 422, 429, 503)
-    }
-
-    def of(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: errors[status] for status in (401, *statuses)}
-
     path = "/v1/jobs"
     app.post(
         path,
         status_code=202,
         response_model=JobAccepted,
-        responses=of(404, 413, 422, 429, 503),
-        openapi_extra=dict(jobs.BODY_SCHEMA),
+        responses={status: {} for status in (404, 422, 429, 503)},
+        openapi_extra=dict(jobs.BODY_IN_DOCUMENT),
+        dependencies=[GENERATE],
     )(submit)
-    app.get(path, responses=of(422))(listing)
-    app.get(f"{path}/{{id}}", responses=of(404, 422))(look)
-    app.delete(f"{path}/{{id}}", status_code=204, responses=of(404, 422))(abort)
+    app.get(path, responses={422: {}}, dependencies=[READ])(listing)
+    app.get(f"{path}/{{id}}", responses={404: {}}, dependencies=[READ])(look)
+    app.delete(f"{path}/{{id}}", status_code=204, responses={404: {}}, dependencies=[GENERATE])(abort)
     app.get(
         f"{path}/{{id}}/results/{{number:int}}",
         response_class=Response,
-        responses={**of(404, 410, 422), 200: {"content": {kind: {} for kind in IMAGE_TYPES.values()}}},
+        responses={404: {}, 410: {}, 503: {}, 200: {"content": PICTURES}},
+        dependencies=[READ],
     )(result)
     app.get(
         f"{path}/{{id}}/events",
         response_class=Response,
-        responses={**of(404, 422), 200: {"content": {"text/event-stream": {}}}},
+        responses={404: {}, 204: {"description": "Nothing more will come"}, 200: {"content": EVENTS}},
+        dependencies=[READ],
     )(follow)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -26,6 +26,7 @@ from ingress.schemas.lists import (
     UpscalerItem,
     VaeItem,
 )
+from ingress.scopes import OPERATE, READ
 from ingress.settings import Style
 
 EMPTY: Mapping[str, str] = MappingProxyType(
@@ -150,21 +151,29 @@ async def nothing() -> list[Any]:
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:
-    app.get(f"{prefix}/sd-models", response_model=list[SdModel])(sd_models)
-    app.get(f"{prefix}/loras", response_model=list[LoraItem])(loras)
-    app.get(f"{prefix}/embeddings", response_model=Embeddings)(embeddings)
-    app.get(f"{prefix}/sd-vae", response_model=list[VaeItem])(sd_vae)
-    app.get(f"{prefix}/upscalers", response_model=list[UpscalerItem])(upscalers)
-    app.get(f"{prefix}/latent-upscale-modes", response_model=list[LatentUpscaleMode])(latent_upscale_modes)
-    app.get(f"{prefix}/realesrgan-models", response_model=list[RealEsrganModel])(realesrgan_models)
-    app.get(f"{prefix}/prompt-styles", response_model=list[Style])(prompt_styles)
-    app.get(f"{prefix}/samplers", response_model=list[SamplerItem])(list_samplers)
-    app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem])(list_schedulers)
-    app.get(f"{prefix}/scripts", response_model=Scripts)(list_scripts)
-    app.get(f"{prefix}/script-info", response_model=list[ScriptInfo])(script_info)
+    app.get(f"{prefix}/sd-models", response_model=list[SdModel], dependencies=[READ])(sd_models)
+    app.get(f"{prefix}/loras", response_model=list[LoraItem], dependencies=[READ])(loras)
+    app.get(f"{prefix}/embeddings", response_model=Embeddings, dependencies=[READ])(embeddings)
+    app.get(f"{prefix}/sd-vae", response_model=list[VaeItem], dependencies=[READ])(sd_vae)
+    app.get(f"{prefix}/upscalers", response_model=list[UpscalerItem], dependencies=[READ])(upscalers)
+    app.get(f"{prefix}/latent-upscale-modes", response_model=list[LatentUpscaleMode], dependencies=[READ])(
+        latent_upscale_modes
+    )
+    app.get(f"{prefix}/realesrgan-models", response_model=list[RealEsrganModel], dependencies=[READ])(
+        realesrgan_models
+    )
+    app.get(f"{prefix}/prompt-styles", response_model=list[Style], dependencies=[READ])(prompt_styles)
+    app.get(f"{prefix}/samplers", response_model=list[SamplerItem], dependencies=[READ])(list_samplers)
+    app.get(f"{prefix}/schedulers", response_model=list[SchedulerItem], dependencies=[READ])(list_schedulers)
+    app.get(f"{prefix}/scripts", response_model=Scripts, dependencies=[READ])(list_scripts)
+    app.get(f"{prefix}/script-info", response_model=list[ScriptInfo], dependencies=[READ])(script_info)
     for name, description in EMPTY.items():
-        app.get(f"{prefix}/{name}", description=description)(nothing)
-    app.post(f"{prefix}/refresh-loras")(refresh_loras)
-    app.post(f"{prefix}/refresh-embeddings")(refresh_embeddings)
-    app.post(f"{prefix}/refresh-vae")(refresh_vae)
-    app.post(f"{prefix}/refresh-checkpoints")(refresh_checkpoints)
+        app.get(f"{prefix}/{name}", description=description, dependencies=[READ])(nothing)
+    app.post(f"{prefix}/refresh-loras", response_model=NoneType, dependencies=[OPERATE])(refresh_loras)
+    app.post(f"{prefix}/refresh-embeddings", response_model=NoneType, dependencies=[OPERATE])(
+        refresh_embeddings
+    )
+    app.post(f"{prefix}/refresh-vae", response_model=NoneType, dependencies=[OPERATE])(refresh_vae)
+    app.post(f"{prefix}/refresh-checkpoints", response_model=NoneType, dependencies=[OPERATE])(
+        refresh_checkpoints
+    )

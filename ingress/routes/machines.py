@@ -10,6 +10,7 @@ from fastapi import FastAPI, Response
 
 from engine.protocol import DeviceMemory, Usage
 from ingress.deps import ServiceDep
+from ingress.scopes import OPERATE, READ
 
 FLAGS: Mapping[str, object] = MappingProxyType(
     {
@@ -70,7 +71,7 @@ async def keep_weights(response: Response) -> dict[str, Any]:
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:
-    app.get(f"{prefix}/memory")(memory)
-    app.get(f"{prefix}/cmd-flags")(cmd_flags)
-    app.post(f"{prefix}/unload-checkpoint")(keep_weights)
-    app.post(f"{prefix}/reload-checkpoint")(keep_weights)
+    app.get(f"{prefix}/memory", dependencies=[READ])(memory)
+    app.get(f"{prefix}/cmd-flags", dependencies=[READ])(cmd_flags)
+    app.post(f"{prefix}/unload-checkpoint", dependencies=[OPERATE])(keep_weights)
+    app.post(f"{prefix}/reload-checkpoint", dependencies=[OPERATE])(keep_weights)

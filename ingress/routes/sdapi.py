@@ -8,15 +8,16 @@ from starlette.responses import Response
 
 from ingress import generate
 from ingress.deps import Service, ServiceDep
+from ingress.errors import JOB_ERRORS
 from ingress.generate import Asked
 from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
 from ingress.schemas.sdapi import (
-    ErrorResponse,
     GenerationRequest,
     GenerationResponse,
     Img2ImgRequest,
     Txt2ImgRequest,
 )
+from ingress.scopes import GENERATE
 
 
 async def txt2img(
@@ -58,5 +59,6 @@ def add_routes(app: FastAPI, prefix: str) -> None:
         app.post(
             f"{prefix}/{path}",
             response_model=GenerationResponse,
-            responses={status: {"model": ErrorResponse} for status in (401, 404, 413, 422, 429, 503, 504)},
+            responses=dict(JOB_ERRORS),
+            dependencies=[GENERATE],
         )(route)

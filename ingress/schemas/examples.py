@@ -44,18 +44,36 @@ PICTURE: Final = (
 )
 """A PNG file of 16 × 16 red pixels, with an infotext."""
 
+MEADOW = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEWHzusieDLlcT3cAAAAFklEQVR42mNgGAX0AIz/"
+    "oQwmhmHFAADsqQEvBT4IWQAAAABJRU5ErkJggg=="
+)
+IN_THE_SKY = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAG0lEQVR42mNgoBrg////BwMDE4w7ysDKGGYAAD5eA0bL"
+    "kKKRAAAAAElFTkSuQmCC"
+)
+
 IMG2IMG_EXAMPLES: Final[dict[str, Example]] = {
-    "redrawn": {
-        "summary": "A picture drawn anew, half as it was",
+    "changed": {
+        "summary": "A picture, drawn anew",
         "value": {
-            "init_images": [PICTURE],
-            "prompt": "a red circle on a white background",
+            "init_images": [MEADOW],
+            "prompt": "a meadow under a blue sky, oil on canvas",
+            "denoising_strength": 0.6,
             "steps": 20,
-            "denoising_strength": 0.5,
-            "width": 256,
-            "height": 256,
         },
-    }
+    },
+    "inpainted": {
+        "summary": "A part of it alone",
+        "value": {
+            "init_images": [MEADOW],
+            "mask": IN_THE_SKY,
+            "inpainting_fill": 1,
+            "mask_blur": 2,
+            "prompt": "a hot-air balloon",
+            "steps": 20,
+        },
+    },
 }
 
 PNG_INFO_EXAMPLES: Final[dict[str, Example]] = {
@@ -92,4 +110,9 @@ EXTRA_BATCH_EXAMPLES: Final[dict[str, Example]] = {
 
 INTERROGATE_EXAMPLES: Final[dict[str, Example]] = {
     "described": {"summary": "What is in a picture", "value": {"image": PICTURE, "model": "clip"}}
+}
+
+JOB_EXAMPLES: Final[dict[str, Example]] = {
+    "drawn": {"summary": "From a prompt", "value": TXT2IMG_EXAMPLES["shortest"]["value"]},
+    "changed": {"summary": "From a picture", "value": IMG2IMG_EXAMPLES["changed"]["value"]},
 }

@@ -1,6 +1,7 @@
 """The bodies of `/v1/jobs`. What is called an order elsewhere is a job on this wire."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
@@ -9,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, LenientModel, Text, Txt2ImgRequest
 from ingress.store.orders import Kind, State
 
-BODIES: Mapping[Kind, type[Txt2ImgRequest] | type[Img2ImgRequest]] = {
-    "txt2img": Txt2ImgRequest,
-    "img2img": Img2ImgRequest,
-}
+BODIES: Mapping[Kind, type[Txt2ImgRequest] | type[Img2ImgRequest]] = MappingProxyType(
+    {"txt2img": Txt2ImgRequest, "img2img": Img2ImgRequest}
+)
 
 
 class JobFields(LenientModel):
@@ -24,24 +24,14 @@ class JobFields(LenientModel):
     """Where to post what `GET /v1/jobs/{id}` says, once the job has ended. http or https."""
 
 
-BODY_SCHEMA: Mapping[str, Any] = {
-    "requestBody": {
-        "content": {
-            "application/json": {
-                "schema": {
-                    "allOf": [
-                        JobFields.model_json_schema(),
-                        {
-                            "anyOf": [
-                                {"$ref": f"#/components/schemas/{body.__name__}"} for body in BODIES.values()
-                            ]
-                        },
-                    ]
-                }
-            }
-        }
-    }
-}
+_REFERENCES = [{"$ref": f"#/components/schemas/{body.__name__}"} for body in BODIES.values()]
+_SCHEMA = {"allOf": [JobFields.model_json_schema(), {"anyOf": _REFERENCES}]}
+
+BODY_IN_DOCUMENT: Mapping[str, Any] = MappingProxyType(
+    {"requestBody": {"content": {"application/json": {"schema": _SCHEMA}}}}
+)
+"""The body for the OpenAPI document: which of the two it is, pydantic could not tell without renaming fields
+in its errors."""
 
 
 def read(body: object) -> tuple[Kind, str | None, GenerationRequest]:
@@ -52,9 +42,8 @@ def read(body: object) -> tuple[Kind, str | None, GenerationRequest]:
         kind = fields.kind or ("img2img" if body.get("init_images") else "txt2img")
         return kind, fields.webhook, BODIES[kind].model_validate(body)
     except ValidationError as error:
-        raise RequestValidationError(
-            [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        ) from None
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(found) from None
 
 
 class JobAccepted(BaseModel):
@@ -92,13 +81,23 @@ class JobPictures(BaseModel):
     warnings: list[str]
 
 
+class JobError(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    message: str
+    type: str
+    param: str | None
+    """The field that is wrong."""
+    code: str
+
+
 class JobStatus(JobSummary):
     place: int | None
     """How soon it is its turn: 1 is next. Null if it does not wait."""
     progress: Annotated[float, Field(ge=0, le=1)]
     eta: float | None
     """Seconds, if there is an estimate."""
-    error: dict[str, Any] | None
+    error: JobError | None
     """Why it failed, as an answer would have said it."""
     result: JobPictures | None
     expires: str | None

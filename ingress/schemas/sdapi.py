@@ -332,10 +332,3 @@ class GenerationResponse(BaseModel):
     parameters: dict[str, Any]
     info: str
     """A JSON object, as a string."""
-
-
-class ErrorResponse(BaseModel):
-    error: str
-    detail: str
-    body: str
-    errors: str

@@ -11,6 +11,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.backend import HandleBackend, RetryBudget
+from deployments.board.board import Board
 from deployments.config import GatewayConfig, Offer
 from deployments.metrics import GatewayMetrics
 from engine.protocol import (
@@ -19,6 +20,7 @@ from engine.protocol import (
     DeviceMemory,
     EmbeddingFile,
     Enlargement,
+    Interrupted,
     InvalidJob,
     Job,
     JobFailed,
@@ -30,6 +32,8 @@ from engine.protocol import (
     UpscalerFile,
     Usage,
 )
+from tests.deployments.board.fakes import Clock, LocalBoard, order
+from tests.deployments.board.fakes import job as reported
 
 DONE = JobResult(
     job_id="job",
@@ -103,7 +107,8 @@ class Everything:
 def backend(*answers: object, seconds: float = 5.0) -> tuple[HandleBackend, Handle]:
     handle = Handle(*answers)
     config = GatewayConfig.model_validate({"auth": "off", "limits": {"deadline_seconds": seconds}})
-    made = HandleBackend(config, "gateway", lambda *_: handle, Everything(), GatewayMetrics("g"))
+    metrics = GatewayMetrics("g")
+    made = HandleBackend(config, "gateway", lambda *_: handle, Everything(), metrics, LocalBoard(None))
     entries = [
         {"name": "demo", "filename": "demo.safetensors"},
         {"name": "gone", "filename": "gone.safetensors", "app": "absent"},
@@ -339,3 +344,49 @@ async def test_every_replica_is_told_which_folders_to_look_through() -> None:
     made, handle = backend(None, ActorDiedError())
     await made.refresh("embeddings")
     assert handle.broadcasts == [("refresh", "embeddings")]
+
+
+async def test_an_interrupted_job_is_an_interruption_wherever_it_was(job: Job) -> None:
+    made, _ = backend(from_replica(Interrupted("the job was interrupted before it began")))
+    assert isinstance(await raised(made.run(job)), Interrupted)
+    made, handle = backend(NEVER)
+    clock = Clock()
+    made._board.board = Board(clock)
+    job = replace(job, id="me-a-0")
+    with made.opened(order("a")):
+        call = asyncio.ensure_future(made.run(job))
+        await asyncio.sleep(0)
+        await made._orders.report()
+        assert await made.interrupt("me", "a") == 1
+        clock.now += 3
+        await made._orders.report()
+        assert isinstance(await raised(call), Interrupted)
+    assert handle.responses[0].cancelled
+
+
+async def test_gateways_tell_the_same_of_each_others_orders(job: Job) -> None:
+    board = LocalBoard(Board(Clock()))
+    gateways = [backend(NEVER)[0] for _ in range(2)]
+    one, other = gateways
+    for each in gateways:
+        each._board = each._orders._board = each._questions._board = board
+    with one.opened(order("a", jobs=2)):
+        await one._orders.report()
+        assert [await each.pending("me") for each in gateways] == [["a"], ["a"]]
+        await board.report_jobs("r", "demo", [reported("me-a-0", 10, 20)], 10.0)
+        seen = [await each.progress("me", "a", preview=False) for each in gateways]
+        assert seen[0] is not None
+        assert seen[0].progress == 0.26
+        assert seen[0] == seen[1]
+        assert await other.interrupt("me", None) == 1
+        told = await board.report_jobs("r", "demo", [reported("me-a-0", 10, 20)], 10.0)
+        assert told.interrupted == ("me-a-0",)
+
+
+async def test_while_the_board_is_away_jobs_run_and_nothing_is_known_of_them(job: Job) -> None:
+    made, _ = backend(DONE)
+    with made.opened(order("a")):
+        assert await made.run(job) == DONE
+        assert await made.progress("me", "a", preview=True) is None
+        assert await made.pending("me") == []
+        assert isinstance(await raised(made.interrupt("me", None)), Unavailable)

@@ -54,8 +54,11 @@ class FakeBackend:
         self.vae_files: list[VaeFile] = []
         self.refreshed: list[FolderKind] = []
         self.device_memory: list[DeviceMemory] = []
-        self.shown: dict[str, OrderProgress] = {}
-        """How far orders are, by their ids."""
+        self.found: dict[tuple[str, str | None], OrderProgress] = {}
+        """What is known of orders, by key and id."""
+        self.asked: list[tuple[str, str | None, bool]] = []
+        self.queued: list[str] = []
+        self.interrupted: list[tuple[str, str | None, bool]] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -66,9 +69,6 @@ class FakeBackend:
     def opened(self, order: Order) -> Iterator[None]:
         self.orders.append(order)
         yield
-
-    async def progress(self, key: str, order: str | None) -> OrderProgress | None:
-        return self.shown.get(order or "")
 
     async def run(self, job: Job | Enlargement) -> JobResult:
         if isinstance(job, Enlargement):
@@ -85,6 +85,17 @@ class FakeBackend:
         if image not in self.captions:
             raise NotOffered("no captioner here")
         return self.captions[image]
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        self.asked.append((key, order, preview))
+        return self.found.get((key, order))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return self.queued
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        self.interrupted.append((key, order, skip))
+        return 1
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 from sqlalchemy import ColumnElement
 
-from engine.protocol import Job, JobResult
+from engine.protocol import Enlargement, Job, JobResult
 from ingress import orders
 from ingress.app import build_app
 from ingress.deps import Service
@@ -34,7 +34,8 @@ class HeldBackend(FakeBackend):
         self.aborted: list[Job] = []
         self.running = self.most = 0
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         self.jobs.append(job)
         self.begun.set()
         self.running += 1

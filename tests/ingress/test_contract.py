@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
+from time import sleep
 from typing import Any
 
 import pytest
@@ -148,6 +149,14 @@ def test_a_refused_field_is_named_in_the_error(sent: Sent, case: Case) -> None:
     assert having.jobs == []
 
 
+def drawn_job(client: TestClient) -> str:
+    """The id of a job that is done."""
+    id: str = client.post("/v1/jobs", json={}).json()["id"]
+    while client.get(f"/v1/jobs/{id}").json()["state"] != "done":
+        sleep(0.01)
+    return id
+
+
 def named(lines: Iterable[Field], but: str = "") -> set[str]:
     return {field.name for field in lines if field.state != but}
 
@@ -189,8 +198,11 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
     ],
 )
 def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
-    path = prefix + route.path.replace("{path:path}", "any/thing")
-    answer = TestClient(app).request(route.method, path, json=route.body)
+    with TestClient(app) as client:
+        job = drawn_job(client) if "{id}" in route.path else ""
+        path = prefix + route.path.replace("{path:path}", "any/thing")
+        path = path.replace("{id}", job).replace("{number:int}", "0")
+        answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)
     assert (route.state == IGNORED) == ("x-warnings" in answer.headers)

@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from engine.protocol import JobFailed
 from ingress.backend import OrderProgress
 from ingress.deps import Service
+from ingress.errors import described
 from ingress.events import events
 from ingress.store.orders import End
 from tests.ingress.fakes import FakeBackend
 from tests.ingress.gateways import accepted, service_of, settings_in
 
+WHY = described(JobFailed("why"))
+
 HALF = OrderProgress(
-    id="x", state="running", progress=0.5, eta=2.0, place=None, preview=b"picture", preview_id=3,
+    id="x", state="running", progress=0.5, eta=2.0, place=None, places=None, preview=b"picture", preview_id=3,
     sampling_step=10, sampling_steps=20, job_no=0, job_count=1, timestamp="20260101000000", kind="txt2img",
     interrupted=False, skipped=False,
 )  # fmt: skip
@@ -64,13 +68,13 @@ async def test_an_order_is_followed_from_its_place_to_its_end(service: Service) 
     assert await following(stream) == {
         "event": "progress", "id": "running", "data": {"progress": 0, "eta": None}
     }  # fmt: skip
-    backend.shown[second] = HALF
+    backend.found["a", second] = HALF
     half = {"progress": 0.5, "eta": 2.0, "sampling_step": 10, "sampling_steps": 20}
     preview = base64.b64encode(b"picture").decode()
     assert (await following(stream))["data"] == half | {"preview": preview}
-    backend.shown[second] = replace(HALF, sampling_step=11)
+    backend.found["a", second] = replace(HALF, sampling_step=11)
     assert (await following(stream))["data"] == half | {"sampling_step": 11}
-    backend.shown[second] = replace(HALF, sampling_step=11, preview_id=4)
+    backend.found["a", second] = replace(HALF, sampling_step=11, preview_id=4)
     assert (await following(stream))["data"] == half | {"sampling_step": 11, "preview": preview}
     answer = '{"images": 1, "parameters": {}, "info": "{}", "warnings": []}'
     await service.orders.finish(claimed.claim, "done", answer=answer)
@@ -86,9 +90,9 @@ async def test_who_comes_late_is_told_the_end(service: Service, state: End) -> N
     id = await accepted(service, prompt="x")
     claimed = await service.orders.claim()
     assert claimed is not None
-    await service.orders.finish(claimed.claim, state, error={"detail": "why"})
+    await service.orders.finish(claimed.claim, state, error=WHY)
     told = [read(chunk) async for chunk in events(id, service, stays)]
-    assert [(one["event"], one["data"]["error"]) for one in told] == [(state, {"detail": "why"})]
+    assert [(one["event"], one["data"]["error"]) for one in told] == [(state, dict(WHY))]
 
 
 async def test_nothing_new_is_a_comment_every_so_often(

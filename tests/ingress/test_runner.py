@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from engine.protocol import (
     DeadlineExceeded,
+    Enlargement,
     InvalidJob,
     Job,
     JobAborted,
@@ -200,7 +201,8 @@ class Flaky(FakeBackend):
         super().__init__()
         self.errors = list(errors)
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         if self.errors:
             self.jobs.append(job)
             raise self.errors.pop(0)

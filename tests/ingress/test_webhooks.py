@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretBytes
 from sqlalchemy import select
 
+from engine.protocol import JobFailed
 from ingress import orders
 from ingress.deps import Service
-from ingress.errors import InvalidRequest
+from ingress.errors import InvalidRequest, described
 from ingress.outbound import Outbound
 from ingress.store.deliveries import deliveries
 from ingress.webhooks import MAX_AGE, PAUSES, Courier, checked_webhook, pause, signed
@@ -50,7 +51,7 @@ async def ended(service: Service, port: int) -> str:
     id = await accepted(service, webhook=f"http://127.0.0.1:{port}/hook", prompt="x")
     claimed = await service.orders.claim()
     assert claimed is not None
-    await service.orders.finish(claimed.claim, "failed", error={"detail": "why"})
+    await service.orders.finish(claimed.claim, "failed", error=described(JobFailed("why")))
     return id
 
 
