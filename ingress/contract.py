@@ -154,6 +154,14 @@ OWN: Final = (
     Route("GET", "/docs", HONOURED, "The API, browsable, by Swagger UI."),
     Route("GET", "/redoc", HONOURED, "The same, by ReDoc."),
     Route("GET", "/openapi.json", HONOURED, "The API's schema."),
+    Route(
+        "POST", "/v1/jobs", HONOURED, "A body of `txt2img` or `img2img`, drawn later, and surely.", {}, 202
+    ),
+    Route("GET", "/v1/jobs", HONOURED, "The caller's jobs, the newest first, by pages."),
+    Route("GET", "/v1/jobs/{id}", HONOURED, "What has become of one."),
+    Route("DELETE", "/v1/jobs/{id}", HONOURED, "Abort one, or delete its pictures.", status=204),
+    Route("GET", "/v1/jobs/{id}/results/{number:int}", HONOURED, "One of its pictures."),
+    Route("GET", "/v1/jobs/{id}/events", HONOURED, "Follow one by server-sent events."),
 )
 """This service's."""
 

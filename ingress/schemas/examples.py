@@ -127,3 +127,8 @@ OPTIONS_EXAMPLES: Final[dict[str, Example]] = {
         "value": {"sd_model_checkpoint": "majicmixRealistic_v7", "CLIP_stop_at_last_layers": 2},
     }
 }
+
+JOB_EXAMPLES: Final[dict[str, Example]] = {
+    "drawn": {"summary": "From a prompt", "value": TXT2IMG_EXAMPLES["shortest"]["value"]},
+    "changed": {"summary": "From a picture", "value": IMG2IMG_EXAMPLES["changed"]["value"]},
+}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
+from time import sleep
 from typing import Any
 from uuid import uuid4
 
@@ -176,6 +177,14 @@ def test_a_refused_field_is_named_in_the_error(sent: Sent, case: Case) -> None:
     assert having.jobs == []
 
 
+def drawn_job(client: TestClient) -> str:
+    """The id of a job that is done."""
+    id: str = client.post("/v1/jobs", json={}).json()["id"]
+    while client.get(f"/v1/jobs/{id}").json()["state"] != "done":
+        sleep(0.01)
+    return id
+
+
 def named(lines: Iterable[Field], but: str = "") -> set[str]:
     return {field.name for field in lines if field.state != but}
 
@@ -216,9 +225,12 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         if not is_pending(route)
     ],
 )
-def test_a_route_answers_as_its_line_says(client: TestClient, prefix: str, route: contract.Route) -> None:
-    path = prefix + route.path.replace("{path:path}", "any/thing")
-    answer = client.request(route.method, path, json=route.body)
+def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
+    with TestClient(app) as client:
+        job = drawn_job(client) if "{id}" in route.path else ""
+        path = prefix + route.path.replace("{path:path}", "any/thing")
+        path = path.replace("{id}", job).replace("{number:int}", "0")
+        answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)
     assert (route.state == IGNORED) == ("x-warnings" in answer.headers)
