@@ -29,10 +29,6 @@ PENDING: Mapping[str, str] = {
     "extra_batch_images": "POST /extra-batch-images",
     "png_info": "POST /png-info",
     "interrogate": "POST /interrogate",
-    "interrupt": "POST /interrupt",
-    "skip": "POST /skip",
-    "get_progress": "GET /progress",
-    "util_wait_for_ready": "GET /progress",
 }
 """Methods whose routes are being built, with these."""
 
