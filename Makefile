@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 XINFERENCE := .venv-xinference
 
-.PHONY: serve test fuzz lint format bench targets xinference setup
+.PHONY: serve test fuzz fuzz-api lint format bench targets xinference setup
 
 serve: $(READY) ## the service on this machine; PORT=9000 chooses another port
 	@PORT=$(PORT) exec $(BIN)/python -m deployments.serve serve_config.yaml
@@ -15,6 +15,9 @@ test: $(READY)
 
 fuzz: $(READY) ## prompts made at random of the grammar's own pieces, for some minutes
 	$(BIN)/python -m pytest tests/engine/prompts/fuzz_plan.py
+
+fuzz-api: $(READY) ## some thousand requests made from the OpenAPI document, for some minutes
+	FUZZ_EXAMPLES=200 $(BIN)/python -m pytest tests/ingress/test_fuzz_api.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check

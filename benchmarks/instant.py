@@ -18,26 +18,32 @@ from deployments.app import Root
 from deployments.config import DIFFUSION
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
+    Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
+    NotOffered,
     Timings,
     UpscalerFile,
     VaeFile,
 )
 from ingress.app import build_app
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 from ingress.settings import Key, Settings
 
 CHECKPOINT = Checkpoint(name="instant", filename="instant.safetensors", sha256="0" * 64)
-NO_TIME = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
+NO_TIME = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
 
-def picture(job: Job) -> JobResult:
+def picture(job: Job | Enlargement) -> JobResult:
+    if isinstance(job, Enlargement):
+        raise NotOffered("nothing is enlarged here")
     return JobResult(
         job_id=job.id,
-        png=bytes(int(job.prompt)),
+        image=bytes(int(job.prompt)),
         seed=job.seed,
         evaluations=job.steps,
         timings=NO_TIME,
@@ -54,14 +60,29 @@ class InstantBackend:
     def opened(self, order: Order) -> AbstractContextManager[None]:
         return nullcontext()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         return picture(job)
+
+    async def caption(self, image: bytes) -> str:
+        raise NotOffered("nothing is captioned here")
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return None
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        return 0
 
     async def loras(self) -> Sequence[LoraFile]:
         return []
 
-    async def refresh_loras(self) -> None:
+    async def refresh(self, kind: FolderKind) -> None:
         """There are none."""
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return []
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deployments.config import GatewayConfig
 from deployments.styles import read_styles
-from ingress.settings import Key, Settings
+from ingress.settings import KEY_SCOPES, Key, KeyScope, Settings
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -16,6 +16,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys in a file with one `id secret` or `id sha256:<64 hex digits>` a line; `#` begins a comment.
 
+    A third word limits what the key is for: `read,generate`, of `KEY_SCOPES`. Without it the key is for all.
     Raises ValueError, which names the line and never quotes it.
     """
     try:
@@ -35,14 +36,24 @@ def read_keys(path: Path) -> tuple[Key, ...]:
 
 
 def _parse(words: list[str], where: str) -> Key:
-    if len(words) != 2:
-        raise ValueError(f"{where}: wants `id secret` or `id sha256:<64 hex digits>`")
-    name, secret = words
+    if len(words) not in (2, 3):
+        raise ValueError(
+            f"{where}: wants `id secret` or `id sha256:<64 hex digits>`, and at most scopes behind it"
+        )
+    name, secret, *limits = words
+    scopes = _scopes(limits[0], where) if limits else frozenset(KEY_SCOPES)
     if digest := _DIGEST.fullmatch(secret):
-        return Key(id=name, sha256=digest[1])
+        return Key(id=name, sha256=digest[1], scopes=scopes)
     if secret.startswith("sha256:"):
         raise ValueError(f"{where}: sha256: wants 64 lowercase hex digits")
-    return Key(id=name, sha256=hashlib.sha256(secret.encode()).hexdigest())
+    return Key(id=name, sha256=hashlib.sha256(secret.encode()).hexdigest(), scopes=scopes)
+
+
+def _scopes(word: str, where: str) -> frozenset[KeyScope]:
+    given = set(word.split(","))
+    if not given <= set(KEY_SCOPES):
+        raise ValueError(f"{where}: scopes: wants one or more of {','.join(KEY_SCOPES)}, with commas alone")
+    return frozenset(scope for scope in KEY_SCOPES if scope in given)
 
 
 def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
@@ -63,6 +74,8 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         limits=config.limits,
         database=config.database,
         styles=read_styles(config.styles_file) if config.styles_file else (),
+        cors_origins=config.cors_origins,
+        save_dir=config.save_dir,
     )
 
 

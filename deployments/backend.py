@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -13,23 +13,31 @@ import grpc
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from deployments.board.board import Question
+from deployments.board.gateway import GatewayOrders
+from deployments.board.questions import Questions
+from deployments.board.remote import BoardAway, RemoteBoard
 from deployments.config import DIFFUSION, GATEWAY, CheckpointEntry, GatewayConfig, Offer
 from deployments.metrics import GatewayMetrics, merge
 from engine.protocol import (
     AtelierError,
     Checkpoint,
     DeadlineExceeded,
+    DeviceMemory,
     EmbeddingFile,
+    Enlargement,
+    FolderKind,
     Job,
     JobFailed,
     JobResult,
     LoraFile,
+    NotOffered,
     Overloaded,
     Unavailable,
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
 logger = logging.getLogger("ray.serve")
 
@@ -37,6 +45,8 @@ LOST = (RayError, grpc.aio.AioRpcError)
 """What a call raises that was accepted and not answered: the replica, its node or the way to it is gone."""
 
 BROADCAST_SECONDS = 2.0
+REFRESH_SECONDS = 30.0
+"""Files that are new are read then."""
 
 File = TypeVar("File", LoraFile, UpscalerFile, VaeFile)
 
@@ -88,6 +98,7 @@ class HandleBackend:
         get_handle: Callable[[str, str], Any],
         availability: Availability,
         metrics: GatewayMetrics,
+        board: RemoteBoard,
     ) -> None:
         self._config = config
         self._application = application
@@ -96,6 +107,13 @@ class HandleBackend:
         self._metrics = metrics
         self._budget = RetryBudget()
         self._entries: dict[str, CheckpointEntry] = {}
+        self._board = board
+        self._orders = GatewayOrders(board)
+        self._questions = Questions(board)
+
+    async def report(self) -> None:
+        """Tell the board of the open orders, for ever. Without that they run, and nobody knows how far."""
+        await self._orders.run()
 
     def offer(self, offer: Offer) -> None:
         self._entries = {entry.name: entry for entry in offer.checkpoints}
@@ -113,20 +131,50 @@ class HandleBackend:
         ]
 
     def opened(self, order: Order) -> AbstractContextManager[None]:
-        return nullcontext()
+        return self._orders.opened(order)
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         started = time.monotonic()
         limit = self._config.limits.deadline_seconds
         job = replace(job, seconds_left=min(job.seconds_left, limit))
         self._budget.deposit()
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(limit), self._orders.calling(job.id):
                 result = await self._run_until_done(job, started)
         except TimeoutError:
             raise DeadlineExceeded("The image was not done in time.") from None
         self._metrics.observe_job(job.checkpoint, time.monotonic() - started, result)
         return result
+
+    async def caption(self, image: bytes) -> str:
+        """One checkpoint after the other is asked: those without a captioner say so at once."""
+        missing: AtelierError = Unavailable("No checkpoint is available now.", 5.0)
+        for entry in self._entries.values():
+            if self._availability.takes_jobs(entry.application):
+                try:
+                    caption: str = await self._call(entry, "caption", image)
+                except NotOffered as error:
+                    missing = error
+                except ReplicaLost:
+                    raise Unavailable("The replica that looked at the picture was lost.", 1.0) from None
+                else:
+                    return caption
+        raise missing
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        return await self._questions.ask(Question(key, order, preview))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        try:
+            return await self._board.pending(key)
+        except BoardAway:
+            return []
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        try:
+            return await self._board.interrupt(key, order, skip)
+        except BoardAway:
+            raise Unavailable("Nothing can be interrupted at this moment.", 2.0) from None
 
     async def metrics(self) -> str:
         gateways, replicas = await asyncio.gather(
@@ -138,8 +186,11 @@ class HandleBackend:
     async def loras(self) -> Sequence[LoraFile]:
         return _named_once(await self._ask_replicas("loras"))
 
-    async def refresh_loras(self) -> None:
-        await self._ask_replicas("refresh_loras")
+    async def refresh(self, kind: FolderKind) -> None:
+        await self._ask_replicas("refresh", kind, seconds=REFRESH_SECONDS)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return [memory for memory in await self._ask_replicas("memory") if memory]
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         files = [file for replica in await self._ask_replicas("embeddings") for file in replica]
@@ -154,17 +205,21 @@ class HandleBackend:
     async def vaes(self) -> Sequence[VaeFile]:
         return _named_once(await self._ask_replicas("vaes"))
 
-    async def _ask_replicas(self, method: str) -> list[Any]:
+    async def _ask_replicas(
+        self, method: str, *args: object, seconds: float = BROADCAST_SECONDS
+    ) -> list[Any]:
         """What the replicas answer, those of the first checkpoint first."""
         running = {
             entry.application: self._get_handle(DIFFUSION, entry.application)
             for entry in self._entries.values()
             if self._availability.takes_jobs(entry.application)
         }
-        answers = await asyncio.gather(*(broadcast(handle, method) for handle in running.values()))
+        answers = await asyncio.gather(
+            *(broadcast(handle, method, *args, seconds=seconds) for handle in running.values())
+        )
         return [answer for replicas in answers for answer in replicas]
 
-    async def _run_until_done(self, job: Job, started: float) -> JobResult:
+    async def _run_until_done(self, job: Job | Enlargement, started: float) -> JobResult:
         """A job that a replica had accepted is not turned away later, when it comes again."""
         losses = 0
         while True:
@@ -179,7 +234,7 @@ class HandleBackend:
                     raise
             await asyncio.sleep(random.uniform(0, 0.05 * 2**losses))
 
-    def _may_retry(self, job: Job, losses: int) -> None:
+    def _may_retry(self, job: Job | Enlargement, losses: int) -> None:
         if losses == self._config.max_losses:
             logger.error("job %s was lost with %d replicas", job.id, losses)
             raise JobFailed("The image was given up: each replica that worked on it was lost.")
@@ -188,11 +243,17 @@ class HandleBackend:
         logger.warning("job %s was lost with its replica and is sent again", job.id)
         self._metrics.count_retry(job.checkpoint)
 
-    async def _run_once(self, job: Job) -> JobResult:
+    async def _run_once(self, job: Job | Enlargement) -> JobResult:
         entry = self._entries.get(job.checkpoint)
         if entry is None or not self._availability.takes_jobs(entry.application):
             raise Unavailable(f"The checkpoint {job.checkpoint!r} is not available now.", 5.0)
-        response = self._get_handle(DIFFUSION, entry.application).run.remote(job)
+        result: JobResult = await self._call(entry, "run", job)
+        return result
+
+    async def _call(self, entry: CheckpointEntry, method: str, argument: object) -> Any:
+        """What a replica's method answers. Cancelling the call ends it there too."""
+        handle = self._get_handle(DIFFUSION, entry.application)
+        response = getattr(handle, method).remote(argument)
         try:
             return await _answer(response)
         except asyncio.CancelledError:
@@ -209,18 +270,18 @@ def _named_once(replicas: Sequence[Sequence[File]]) -> list[File]:
     return sorted(found.values(), key=lambda file: file.name.casefold())
 
 
-async def broadcast(handle: Any, method: str) -> list[Any]:
+async def broadcast(handle: Any, method: str, *args: object, seconds: float = BROADCAST_SECONDS) -> list[Any]:
     """What each replica answers, of those that do in time."""
     try:
-        answers = await handle.broadcast(method).results_async(
-            timeout_s=BROADCAST_SECONDS, return_exceptions=True
+        answers = await handle.broadcast(method, *args).results_async(
+            timeout_s=seconds, return_exceptions=True
         )
     except (TimeoutError, DeploymentUnavailableError, *LOST):
         return []
     return [answer for answer in answers if not isinstance(answer, BaseException)]
 
 
-async def _answer(response: Awaitable[JobResult]) -> JobResult:
+async def _answer(response: Awaitable[Any]) -> Any:
     """The result of a call, or an error of the protocol, or ReplicaLost. Ray's own texts end here."""
     try:
         return await response

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, Limits
+from ingress.settings import CompatVersion, CorsOrigins, Limits
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -65,9 +65,12 @@ class Offer(Config):
 class GatewayConfig(Config):
     """The gateway's `args`. A change of them restarts the gateway, and nothing else.
 
-    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, `styles_file` is a CSV with the
-    columns name, prompt and negative_prompt. `database` is where orders, answers and options are kept: an
+    `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, with what the key is for
+    behind it (`read,generate`) unless for all, `styles_file` is a CSV with the columns name, prompt and
+    negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`.
+    `save_dir` is where `save_images` writes: a folder of the gateway's machine, or an address that fsspec
+    understands (`s3://bucket/folder`, with s3fs installed and the credentials in the environment).
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
@@ -77,6 +80,8 @@ class GatewayConfig(Config):
     compat_version: CompatVersion = "v1.7.0"
     clip_skip: int = Field(default=1, ge=1, le=12)
     styles_file: Path | None = None
+    cors_origins: CorsOrigins = ()
+    save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
     database: str = "sqlite:///.atelier/atelier.sqlite"
     num_replicas: int = Field(default=1, ge=1)
@@ -124,11 +129,14 @@ class CheckpointConfig(Config):
     embeddings_dir: Path | None = None
     """Textual-inversion embeddings that prompts may name. No folders below it; read when a replica starts."""
     upscalers_dir: Path | None = None
-    """Networks that `hr_upscaler` may name."""
+    """Networks that `hr_upscaler` and the routes extra-… may name."""
     upscalers_memory_mb: int = Field(default=512, ge=1)
     vae_dir: Path | None = None
     """VAEs that the option `sd_vae` may name."""
     vaes_memory_mb: int = Field(default=1024, ge=1)
+    captioner_dir: Path | None = None
+    """A BLIP model in safetensors, as published for transformers: what the route `interrogate` asks. Loaded
+    when that is first used, beside every budget here."""
     companions: dict[str, Path] = {}
     """Other checkpoints, by the names that the gateway offers them under, which this one's jobs may use as
     refiner or for the second pass of a hires fix."""

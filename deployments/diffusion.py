@@ -3,22 +3,26 @@
 import asyncio
 import logging
 import os
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ray import serve
 
+from deployments.board.remote import RayBoard
+from deployments.board.replica import Rate, ReplicaJobs
 from deployments.config import CheckpointConfig
 from deployments.metrics import ReplicaMetrics
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
+    Enlargement,
+    FolderKind,
     Job,
-    JobProgress,
     JobResult,
     LoraFile,
+    StepStats,
     Unavailable,
     UpscalerFile,
     VaeFile,
@@ -42,6 +46,7 @@ class Diffusion:
     def __init__(self, config: CheckpointConfig) -> None:
         import torch
 
+        from engine.captioner import Captioner
         from engine.engine import Engine
         from engine.worker import Worker
 
@@ -50,9 +55,12 @@ class Diffusion:
         registry = _registry(config, tuner)
         self._config = config
         self._registry = registry
+        own = registry.own
+        self._captioner = Captioner(config.captioner_dir, device=own.device, dtype=own.denoiser.dtype)
         replica = serve.get_replica_context().replica_id.unique_id
         self._metrics = ReplicaMetrics(config.name, replica, registry.own.quality.shown)
-        engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._metrics.observe_step)
+        self._rate = Rate()
+        engine = Engine(registry.own, max_rows=config.max_rows, on_step=self._observe_step)
         threads = config.cpu_threads or len(os.sched_getaffinity(0))
         self._worker = Worker(
             engine,
@@ -61,27 +69,26 @@ class Diffusion:
             warm_up=partial(tuner.tune, registry.own) if tuner else None,
         )
         self._worker.start()
+        self._reports = ReplicaJobs(replica, config.name, self._worker, self._rate, RayBoard())
+        self._reporting = asyncio.get_running_loop().create_task(self._reports.run())
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Cancelling the call drops the job at the next step."""
+        self._reports.wake()
         try:
             result = await self._worker.run(job)
         except Unavailable as error:
             _give_up(error.message)
-        self._metrics.observe_job(result)
+        if isinstance(job, Job):  # an enlargement has none of the stages
+            self._metrics.observe_job(result)
         return result
 
-    def progress(self) -> list[JobProgress]:
-        """Of all jobs of this replica."""
-        return self._worker.progress()
+    def _observe_step(self, stats: StepStats) -> None:
+        self._metrics.observe_step(stats)
+        self._rate.observe(stats)
 
-    def interrupt(self, job_ids: Collection[str]) -> None:
-        """Those that are here finish with what there is of their pictures."""
-        self._worker.interrupt(job_ids)
-
-    def watch(self, job_ids: Collection[str]) -> None:
-        """From now on `progress` has previews of these jobs, and of no others."""
-        self._worker.watch(job_ids)
+    async def caption(self, image: bytes) -> str:
+        return await self._captioner.caption(image)
 
     def describe(self) -> Checkpoint:
         return Checkpoint(
@@ -94,8 +101,14 @@ class Diffusion:
     def embeddings(self) -> list[EmbeddingFile]:
         return self._registry.own.embeddings.listing()
 
-    async def refresh_loras(self) -> None:
-        await asyncio.to_thread(self._registry.own.loras.refresh)
+    async def refresh(self, kind: FolderKind) -> None:
+        await asyncio.to_thread(self._registry.refresh, kind)
+
+    def memory(self) -> DeviceMemory | None:
+        """None on a CPU."""
+        from engine.memory import device_memory
+
+        return device_memory(self._registry.own.device)
 
     async def vaes(self) -> list[VaeFile]:
         return await asyncio.to_thread(self._registry.vaes.listing)

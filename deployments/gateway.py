@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.access import settings_of
 from deployments.backend import HandleBackend, broadcast
+from deployments.board.remote import RayBoard
 from deployments.config import DIFFUSION, GatewayConfig, Offer
 from deployments.metrics import GatewayMetrics
 from deployments.watch import Watch
@@ -30,8 +31,9 @@ class Gateway:
         self._settings = settings_of(config, bind_host=_bind_host())
         self._metrics = GatewayMetrics(context.replica_id.unique_id)
         watch = Watch(serve.status, _sha256_of, restart_seconds=config.restart_seconds)
-        self._backend = HandleBackend(config, context.app_name, _handle, watch, self._metrics)
-        self._watching = asyncio.get_running_loop().create_task(watch.run())
+        self._backend = HandleBackend(config, context.app_name, _handle, watch, self._metrics, RayBoard())
+        loop = asyncio.get_running_loop()
+        self._running = (loop.create_task(watch.run()), loop.create_task(self._backend.report()))
         self._configured = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:

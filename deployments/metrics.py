@@ -104,7 +104,7 @@ class ReplicaMetrics:
     def observe_job(self, result: JobResult) -> None:
         timings = result.timings
         self._wait.observe(timings.wait)
-        for stage in ("encode", "denoise", "decode", "png"):
+        for stage in ("encode", "denoise", "decode", "write"):
             self._stages.labels(*self._of, stage).observe(getattr(timings, stage))
 
     def text(self, *, running: int, waiting: int) -> str:

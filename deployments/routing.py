@@ -26,7 +26,7 @@ Replica = TypeVar("Replica", bound=Hashable)
 
 
 def batch_key(job: Any) -> Hashable:
-    """What decides which jobs share evaluations: the latent's shape. None for what is no job."""
+    """What decides which jobs share evaluations: the latent's shape. None for what shares none."""
     return (job.width // 8, job.height // 8) if hasattr(job, "width") else None
 
 
@@ -106,5 +106,5 @@ class Routing(Generic[Replica]):
         return self._random.sample(replicas, min(most, len(replicas)))
 
     def _weight(self, replica: Replica, jobs: int, key: Hashable) -> float:
-        company = self._keys[replica][key] if replica in self._keys else 0
+        company = self._keys[replica][key] if key is not None and replica in self._keys else 0
         return weight(max(jobs, company), company)

@@ -127,7 +127,7 @@ def local_key(gateway: GatewayConfig) -> str:
         path.touch(mode=0o600)
         path.write_text(f"{LOCAL_KEY} {secrets.token_urlsafe(32)}\n", encoding="utf-8")
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return next((words[1] for words in lines if words[:1] == [LOCAL_KEY] and len(words) == 2), "")
+    return next((words[1] for words in lines if words[:1] == [LOCAL_KEY] and len(words) >= 2), "")
 
 
 def run(path: Path, config: dict[str, Any], key: str) -> int:

@@ -23,7 +23,7 @@ from engine.header import InvalidFile
 from engine.lora.file import Lora, LowRank, layers
 from engine.lora.layers import RowLoras
 from engine.lora.store import LoraSettings, LoraStore
-from engine.protocol import CheckpointError, CheckpointLost
+from engine.protocol import CheckpointError, CheckpointLost, FolderKind
 from engine.quality import EXACT, Quality
 from engine.schedules import scaled_linear
 from engine.text_encoder import ClipTextEncoder
@@ -66,6 +66,18 @@ class LoadedCheckpoint:
     def bytes(self) -> int:
         """What the weights take on the device."""
         return sum(weight.nbytes for module in self.modules for weight in module.state_dict().values())
+
+    def refreshed(self, kind: FolderKind) -> "LoadedCheckpoint":
+        """This with its folder of LoRAs, or of embeddings, looked through again; itself if nothing changed.
+
+        The models are the same. Rows that have this one finish with the embeddings that it has.
+        """
+        if kind == "loras":
+            self.loras.refresh()
+        embeddings = self.embeddings.rescanned() if kind == "embeddings" else self.embeddings
+        if embeddings is self.embeddings:
+            return self
+        return replace(self, embeddings=embeddings, conditioner=self.conditioner.with_embeddings(embeddings))
 
 
 def load_checkpoint(

@@ -1,8 +1,9 @@
-"""Pictures <-> latents, and pictures to PNG with metadata."""
+"""Pictures <-> latents, and pictures to files with their texts."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from engine.protocol import NotFinite
+from engine.protocol import EXIF_DIRECTORY, USER_COMMENT, FileFormat, InvalidJob, NotFinite, user_comment
 
 PNG_COMPRESSION = 4
 """zlib level: sooner done than at the usual 6, for more bytes."""
+MOST_PIXELS = MappingProxyType({"JPEG": 65535, "WEBP": 16383})
+"""Of a side."""
+MOST_EXIF = 65533
+"""Bytes in a JPEG file."""
 MOST = 4
 TILE = 128
 """A tile's side in latent positions. Neighbours share a quarter of it, in which they are blended."""
@@ -81,10 +86,45 @@ def _tiles(vae: Any, wanted: bool) -> Iterator[None]:
         vae.use_tiling = False
 
 
-def png(picture: npt.NDArray[np.uint8], infotext: str) -> bytes:
-    """PNG with `infotext` in a text chunk named `parameters` (iTXt where it is not Latin-1)."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text("parameters", infotext)
+def written(picture: npt.NDArray[np.uint8], file_format: FileFormat, texts: Mapping[str, str]) -> bytes:
+    """The file of an RGB picture (h, w, 3).
+
+    A PNG has all `texts` as chunks of their names (iTXt where they are not Latin-1), JPEG and WEBP have
+    `parameters` alone, in EXIF's UserComment, unless it is larger than EXIF may be.
+    Raises InvalidJob for a picture that is too large for the format.
+    """
+    longest, most = max(picture.shape[:2]), MOST_PIXELS.get(file_format.kind)
+    if most is not None and longest > most:
+        raise InvalidJob(
+            f"samples_format: {file_format.kind} has at most {most} pixels a side, and the picture {longest}"
+        )
+    told = texts if file_format.with_text else {}
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", pnginfo=info, compress_level=PNG_COMPRESSION)
+    Image.fromarray(picture).save(buffer, file_format.kind, **_options(file_format, told))
     return buffer.getvalue()
+
+
+def _options(file_format: FileFormat, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Of Pillow's `save`."""
+    if file_format.kind == "PNG":
+        return {"pnginfo": _chunks(texts), "compress_level": PNG_COMPRESSION}
+    exif = _exif(texts.get("parameters", ""))
+    common = {"quality": file_format.quality, **({"exif": exif} if exif else {})}
+    return common | ({"lossless": True} if file_format.kind == "WEBP" and file_format.lossless else {})
+
+
+def _chunks(texts: Mapping[str, str]) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_text(name, text)
+    return info
+
+
+def _exif(text: str) -> bytes:
+    """Empty for no text, and for one that is too large."""
+    if not text:
+        return b""
+    exif = Image.Exif()
+    exif.get_ifd(EXIF_DIRECTORY)[USER_COMMENT] = user_comment(text)
+    data = exif.tobytes()
+    return data if len(data) <= MOST_EXIF else b""

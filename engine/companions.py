@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from engine.checkpoint import LoadedCheckpoint, read_kind, swap_checkpoint
-from engine.protocol import CheckpointError, CheckpointLost, InvalidJob, JobFailed, OutOfMemory
+from engine.nearest import nearest
+from engine.protocol import CheckpointError, CheckpointLost, FolderKind, InvalidJob, JobFailed, OutOfMemory
 
 POLL_SECONDS = 0.02
 
@@ -55,7 +56,8 @@ class Companions:
         if name not in self._paths:
             known = ", ".join(map(repr, self._paths)) or "none"
             raise InvalidJob(
-                f"{field}: {name!r} is not one that this checkpoint's jobs can also use: {known}"
+                f"{field}: {name!r} is not one that this checkpoint's jobs can also use: {known}."
+                f"{nearest(name, self._paths)}"
             )
         with self._turn:
             if name not in self._loaded:
@@ -64,6 +66,12 @@ class Companions:
             loaded, lease = self._loaded[name], Lease()
             loaded.leases.add(lease)
         return loaded.checkpoint, lease
+
+    def refresh(self, kind: FolderKind) -> None:
+        """Have those that are loaded look through their folders again."""
+        with self._turn:
+            for loaded in self._loaded.values():
+                loaded.checkpoint = loaded.checkpoint.refreshed(kind)
 
     def _read(self, name: str) -> LoadedCheckpoint:
         try:

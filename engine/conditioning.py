@@ -159,6 +159,19 @@ class Conditioner:
         split = partial(chunked, tokenizer=tokenizer, vocabulary=self._vocabulary)
         self._chunks: Callable[[Prompt], Sequence[Chunk]] = lru_cache(cache_size)(split)
 
+    def with_embeddings(self, embeddings: Embeddings) -> "Conditioner":
+        """This with other embeddings, and nothing encoded yet. Who holds this one notices nothing."""
+        changed = Conditioner(
+            self._text_encoders,
+            self._tokenizer,
+            self._device,
+            cache_size=self._cache_size,
+            loras=self._loras,
+            embeddings=embeddings,
+        )
+        changed.singly = self.singly
+        return changed
+
     def embeddings_in(self, text: str) -> dict[str, str]:
         """The embeddings that a text names, with their hashes."""
         if not self._embeddings.loaded:

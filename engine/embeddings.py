@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from engine.folder import Version, version
 from engine.protocol import CheckpointError, EmbeddingFile
 from engine.weights import TensorFile
 
@@ -23,15 +24,31 @@ MAX_VECTORS = 75
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _File:
+    name: str
+    vectors: Tensor
+    digest: str
+
+
+_Files = Mapping[Version, _File | None]
+"""Files as they were when they were read; None for one that cannot be used."""
+_NONE: _Files = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
     """A folder of embeddings, by name as vectors (n, channels): those that fit the checkpoint, and others.
 
-    `hashes` are the first twelve digits of their files' SHA-256.
+    `hashes` are the first twelve digits of their files' SHA-256. Nothing of it changes: what the folder holds
+    later is another of these.
     """
 
     loaded: Mapping[str, Tensor]
     skipped: Mapping[str, Tensor]
     hashes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    folder: Path | None = None
+    channels: int = 0
+    files: _Files = field(default_factory=lambda: _NONE)
 
     def listing(self) -> list[EmbeddingFile]:
         return [
@@ -40,40 +57,64 @@ class Embeddings:
             for name, vectors in files.items()
         ]
 
+    def rescanned(self) -> "Embeddings":
+        """What the folder holds now: this itself if no file has changed. Reads those that are new or changed.
+
+        Raises CheckpointError if the folder is gone.
+        """
+        if self.folder is None:
+            return self
+        now = load_embeddings(self.folder, self.channels, self.files)
+        return self if now.files.keys() == self.files.keys() else now
+
 
 NO_EMBEDDINGS = Embeddings(MappingProxyType({}), MappingProxyType({}))
 
 
-def load_embeddings(folder: Path, channels: int) -> Embeddings:
+def load_embeddings(folder: Path, channels: int, known: _Files = _NONE) -> Embeddings:
     """The embeddings of a text encoder of `channels`, by file name without its suffix. On the CPU, float32.
 
-    A file that cannot be used is left out with a warning that says why. Raises CheckpointError if there is
-    no such folder.
+    A file that cannot be used is left out with a warning that says why; one that is `known` is not read
+    again. Raises CheckpointError if there is no such folder.
     """
     if not folder.is_dir():
         raise CheckpointError("there is no folder of embeddings where the configuration says it is")
-    loaded: dict[str, Tensor] = {}
-    skipped: dict[str, Tensor] = {}
-    hashes: dict[str, str] = {}
+    files: dict[Version, _File | None] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
-                tensors = TensorFile(file)
-                vectors, digest = _vectors(tensors), tensors.sha256()
-        except (ValueError, OSError) as error:
-            logger.warning("embedding %r cannot be read: %s", path.stem, getattr(error, "strerror", error))
-            continue
-        if vectors.shape[1] == channels:
-            loaded[path.stem], hashes[path.stem] = vectors, digest[:HASH_DIGITS]
-        else:
-            skipped[path.stem] = vectors
-            logger.warning(
-                "embedding %r is left out: its width is %d, the checkpoint's %d",
-                path.stem,
-                vectors.shape[1],
-                channels,
-            )
-    return Embeddings(loaded, skipped, hashes)
+            now = version(path)
+            files[now] = known[now] if now in known else _read(path, channels)
+        except OSError as error:  # looked at again the next time
+            logger.warning("embedding %r cannot be read: %s", path.stem, error.strerror)
+    usable = [file for file in files.values() if file]
+    fitting = [file for file in usable if file.vectors.shape[1] == channels]
+    others = [file for file in usable if file.vectors.shape[1] != channels]
+    return Embeddings(
+        loaded={file.name: file.vectors for file in fitting},
+        skipped={file.name: file.vectors for file in others},
+        hashes={file.name: file.digest[:HASH_DIGITS] for file in fitting},
+        folder=folder,
+        channels=channels,
+        files=files,
+    )
+
+
+def _read(path: Path, channels: int) -> _File | None:
+    try:
+        with path.open("rb") as file:
+            tensors = TensorFile(file)
+            vectors, digest = _vectors(tensors), tensors.sha256()
+    except ValueError as error:
+        logger.warning("embedding %r cannot be read: %s", path.stem, error)
+        return None
+    if vectors.shape[1] != channels:
+        logger.warning(
+            "embedding %r is left out: its width is %d, the checkpoint's %d",
+            path.stem,
+            vectors.shape[1],
+            channels,
+        )
+    return _File(path.stem, vectors, digest)
 
 
 def _vectors(file: TensorFile) -> Tensor:

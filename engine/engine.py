@@ -17,7 +17,15 @@ from engine.checkpoint import LoadedCheckpoint
 from engine.ops import Operation, Picture, second_try
 from engine.prepared import Prepared
 from engine.programs import Program, draw
-from engine.protocol import AtelierError, Interrupted, Job, JobFailed, OutOfMemory, StepStats
+from engine.protocol import (
+    AtelierError,
+    Enlargement,
+    Interrupted,
+    Job,
+    JobFailed,
+    OutOfMemory,
+    StepStats,
+)
 from engine.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -33,7 +41,7 @@ class Row:
     """
 
     id: int
-    job: Job
+    job: Job | Enlargement
     program: Program
     added: float
     operation: Operation
@@ -95,7 +103,10 @@ class Engine:
         Raises InvalidJob before any work, or another of the protocol's errors if the job fails at once.
         """
         prepared = prepared or Prepared.of(job, Registry(self.checkpoint))
-        program = self._program(job, prepared)
+        return self.admit(job, self._program(job, prepared), arrived)
+
+    def admit(self, job: Job | Enlargement, program: Program, arrived: float | None = None) -> int:
+        """The same for a program that there is already."""
         try:
             operation = next(program)
         except Exception as error:

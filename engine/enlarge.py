@@ -26,22 +26,36 @@ def enlarged(
     """
     method = "Lanczos" if isinstance(by, Upscaler) else by
     if isinstance(by, Upscaler):
-        for _ in range(MAX_RUNS):
-            picture = yield from _run(picture, by, remaining)
-            if by.scale == 1 or (picture.shape[1] >= size[0] and picture.shape[0] >= size[1]):
-                break
+        picture = yield from grown(picture, size, by, remaining=remaining)
     if picture.shape[1::-1] != size:
         picture = yield Resize(pixels=picture, size=size, method=method, device=device, remaining=remaining)
     return picture
 
 
+def grown(picture: Picture, size: Size, by: Upscaler, *, remaining: int) -> Enlarging:
+    """A picture as large as a network makes it, to reach `size`. `remaining`: evaluations that follow."""
+    height, width = picture.shape[:2]
+    for _ in range(runs((width, height), size, by.scale)):
+        picture = yield from _run(picture, by, remaining)
+    return picture
+
+
+def runs(own: Size, size: Size, scale: int) -> int:
+    """How often a network of this scale runs, until a picture of `own` size is at least of `size`."""
+    most = 1 if scale == 1 else MAX_RUNS
+    for count in range(1, most):
+        if all(side * scale**count >= wanted for side, wanted in zip(own, size, strict=True)):
+            return count
+    return most
+
+
 def _run(picture: Picture, upscaler: Upscaler, remaining: int) -> Enlarging:
     """Tile by tile, so that no step is long and others' rows have their turn in between."""
-    height, width = picture.shape[:2]
-    rows: list[list[Picture]] = []
-    for top, bottom in spans(height):
-        rows.append([])
-        for left, right in spans(width):
-            tile = picture[top:bottom, left:right]
-            rows[-1].append((yield Upscale(upscaler=upscaler, pixels=tile, remaining=remaining)))
+    across, down = spans(picture.shape[1]), spans(picture.shape[0])
+    tiles = [picture[top:bottom, left:right] for top, bottom in down for left, right in across]
+    large: list[Picture] = []
+    for done, tile in enumerate(tiles, start=1):
+        left = len(tiles) - done + remaining
+        large.append((yield Upscale(upscaler=upscaler, pixels=tile, remaining=left)))
+    rows = [large[first : first + len(across)] for first in range(0, len(large), len(across))]
     return joined(rows, upscaler.scale)

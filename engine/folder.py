@@ -1,7 +1,7 @@
 """A folder of .safetensors files that clients name: what is in it now, and by which name."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -53,6 +53,10 @@ class Folder(Generic[Described]):
         if name not in self._paths:
             self.refresh_if_old()
         return self._paths.get(name)
+
+    def names(self) -> Collection[str]:
+        """All that there are, as of the last look."""
+        return self._paths.keys()
 
     def listing(self) -> list[Described]:
         return list(self._described.values())

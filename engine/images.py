@@ -62,7 +62,7 @@ class Canvas:
         """None for a job without a picture. Raises InvalidJob for one that cannot be read."""
         if job.init is None:
             return None
-        picture = _read(job.init.image, "init_images")
+        picture = read_picture(job.init.image, "init_images")
         if job.init.mask is None:
             return cls(np.asarray(_start(picture, job)), None, None)
         mask = _blurred(_mask(job.init.mask), job.init.mask)
@@ -117,7 +117,7 @@ def _start(picture: Image.Image, job: Job) -> Image.Image:
     return fitted(picture, latent_pixels(job.width, job.height), job.init.resize_mode)
 
 
-def _read(data: bytes, field: str) -> Image.Image:
+def read_picture(data: bytes, field: str) -> Image.Image:
     """RGB, upright, transparency on white."""
     picture = ImageOps.exif_transpose(_opened(data, field))
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA"):

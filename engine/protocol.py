@@ -7,6 +7,7 @@ any time, and make the same picture.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 SAMPLERS = (
     "DPM++ 2M",
@@ -58,6 +59,31 @@ MAX_PROMPT_CHARS = 4000
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """What is read of clients' pictures: none that Pillow reads with the help of other programs."""
+FILE_FORMATS = ("PNG", "JPEG", "WEBP")
+"""What finished pictures are written as."""
+
+USER_COMMENT = 0x9286
+"""EXIF's tag of the text that a JPEG or WEBP file carries, in the directory `EXIF_DIRECTORY`."""
+EXIF_DIRECTORY = 0x8769
+
+
+def user_comment(text: str) -> bytes:
+    """The value of that tag as AUTOMATIC1111 writes it."""
+    return b"UNICODE\0" + text.encode("utf-16-be")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFormat:
+    """How a finished picture becomes a file: `kind` is one of FILE_FORMATS.
+
+    `quality`, 1 to 100, is JPEG's, and WEBP's unless that is `lossless`. `with_text`: the file carries the
+    text of its picture.
+    """
+
+    kind: str = "PNG"
+    quality: int = 80
+    lossless: bool = False
+    with_text: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +178,7 @@ class Job:
     """One image to make.
 
     `width` and `height` are pixels as asked for; the picture has `8 * (n // 8)` of them.
-    `infotext` is written into the PNG, with the hashes of the job's LoRAs. `s_tmax` may be `math.inf`.
+    `infotext` is written into the file, with the hashes of the job's LoRAs. `s_tmax` may be `math.inf`.
     The initial noise goes `subseed_strength` of the way from `seed`'s to `subseed`'s. Where both
     `seed_resize_from_…` are above 0, it is made for that size and pasted into the middle of the job's.
     `noise_source` is one of NOISE_SOURCES. `discard_next_to_last_sigma`: as some samplers always do.
@@ -197,6 +223,7 @@ class Job:
     refiner: Refiner | None = None
     vae: str = ""
     tiling: bool = False
+    file_format: FileFormat = FileFormat()
     priority: int = 0
     seconds_left: float = math.inf
 
@@ -221,6 +248,35 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Enlargement:
+    """One given picture to make larger, or smaller: `image` is the bytes of a file.
+
+    Any replica that has the upscalers can; it is one of `checkpoint`'s. Of a `box`, (width, height) in
+    pixels, the picture becomes as large as fits into it, or, with `crop`, as covers it, and is cut to it,
+    centred. Without one its sides become `scale` times as long, in multiples of 8. More than `max_pixels` are
+    refused.
+    `upscaler` and `second` are of IMAGE_UPSCALERS or names of upscalers' files. An `upscaler` of None leaves
+    the picture as it is. `second_visibility`, 0 to 1, is how much of the result is by the second.
+    `texts` are written into the file by their names, into a JPEG or WEBP one `parameters` alone.
+    """
+
+    id: str
+    checkpoint: str
+    image: bytes
+    scale: float
+    box: tuple[int, int] | None
+    crop: bool
+    max_pixels: int
+    upscaler: str
+    second: str
+    second_visibility: float
+    texts: Mapping[str, str]
+    file_format: FileFormat = FileFormat()
+    priority: int = 0
+    seconds_left: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where a job's time went, in seconds. `wait` is time in the replica before its first operation."""
 
@@ -228,26 +284,27 @@ class Timings:
     encode: float
     denoise: float
     decode: float
-    png: float
+    write: float
     total: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """A finished picture: PNG bytes with the infotext in their `parameters` text chunk.
+    """A finished picture: `image` is the bytes of a file, in the job's format and with its infotext.
 
     `infotext` is the job's with what only the replica knows: `lora_hashes` and `embedding_hashes`, "name:
     hash, …" of those used, and name and hash of a VAE other than the checkpoint's own. `warnings` are what
     the job asked for and did not get. `inpainting`: the checkpoint is one for that. `quality`: the class that
-    it was drawn in, empty for exact. `interrupted`: the picture is what there was of it by then.
+    it was drawn in, empty for exact. `interrupted`: the picture is what there was of it by then. An
+    enlargement has neither seed nor evaluations nor infotext: 0 and empty.
     """
 
     job_id: str
-    png: bytes
-    seed: int
-    evaluations: int
+    image: bytes
     timings: Timings
-    infotext: str
+    seed: int = 0
+    evaluations: int = 0
+    infotext: str = ""
     lora_hashes: str = ""
     embedding_hashes: str = ""
     vae: str = ""
@@ -293,6 +350,10 @@ class Checkpoint:
     companion: bool = False
 
 
+FolderKind = Literal["embeddings", "loras", "vaes"]
+"""Files that jobs name and replicas find in folders, which they can look through again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraFile:
     """A LoRA that prompts may name: by `name`, its file's stem, or by `alias`.
@@ -333,6 +394,35 @@ class UpscalerFile:
     scale: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Bytes now, and the most there were at once."""
+
+    current: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """A GPU's memory in bytes, and what one replica has of it.
+
+    `device` tells GPUs apart, which replicas may share. Of what is `reserved`, `allocated` are tensors,
+    `active` these and what the device's queue still uses, `inactive` what is left over in blocks that are
+    used in part. `retries` and `failures` count allocations: tried again after all that was unused had been
+    given back, and failed.
+    """
+
+    device: str
+    free: int
+    total: int
+    active: Usage
+    allocated: Usage
+    reserved: Usage
+    inactive: Usage
+    retries: int
+    failures: int
+
+
 class AtelierError(Exception):
     """Base of all errors that may reach a client: the message is written for the client.
 
@@ -354,6 +444,14 @@ class LoraError(InvalidJob):
 
 class UpscalerError(InvalidJob):
     """An upscaler that the job names is not there, or cannot be used."""
+
+
+class UpscalerNotFound(UpscalerError):
+    """There is no such upscaler here. `UpscalerNotFound(message, name)`."""
+
+    @property
+    def name(self) -> str:
+        return str(self.args[1]) if len(self.args) > 1 else ""
 
 
 class JobFailed(AtelierError):
@@ -394,6 +492,10 @@ class Unavailable(AtelierError):
 
 class DeadlineExceeded(AtelierError):
     """The job was not done in time and was aborted."""
+
+
+class NotOffered(AtelierError):
+    """A feature that AUTOMATIC1111 has and this service has not, or not without what it was not given."""
 
 
 class CheckpointError(AtelierError):

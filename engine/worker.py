@@ -5,8 +5,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from engine import codec
 from engine.engine import NOT_BEGUN, Engine, Finished, Row
+from engine.enlargement import Given
 from engine.images import Picture
 from engine.infotext import completed
 from engine.ops import Estimate, Evaluate, Operation
@@ -22,6 +24,7 @@ from engine.prepared import Prepared, is_quick
 from engine.preview import Preview, Previews
 from engine.protocol import (
     AtelierError,
+    Enlargement,
     Interrupted,
     Job,
     JobAborted,
@@ -41,12 +44,12 @@ PREPARING = 16
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """One call of `run`: the job with what it needs, and how to answer it from the engine's thread.
+    """A row to be: its job, and how to answer it from the engine's thread.
 
     `row` is None before the engine has it, and stays when it has left. `answered` is the engine thread's.
     """
 
-    job: Job
+    job: Job | Enlargement
     arrived: float
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Finished]"
@@ -59,11 +62,11 @@ class _Ticket:
         return operation.estimate if isinstance(operation, Evaluate) else None
 
     def progress(self, preview: Preview) -> JobProgress:
-        row, hires = self.row, self.job.hires
+        row = self.row
         return JobProgress(
             job_id=self.job.id,
             done=row.evaluations if row else 0,
-            total=row.total if row else self.job.steps + (hires.steps if hires else 0),
+            total=row.total if row else _steps(self.job),
             running=row is not None and row.started is not None,
             preview=preview.jpeg,
             preview_id=preview.id,
@@ -123,24 +126,63 @@ class Worker:
         self._thread.start()
         self._warm.result()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
         """Make one picture. Cancelling the call drops the row at the next step.
 
         Raises InvalidJob, JobFailed and its kinds; Interrupted; Unavailable if the engine's thread has ended.
         """
+        arrived = time.monotonic()
+        if isinstance(job, Enlargement):
+            return await self._enlarge(job, arrived)
+        return await self._draw(job, arrived)
+
+    async def _draw(self, job: Job, arrived: float) -> JobResult:
+        with self._called(job, arrived) as ticket:
+            prepared = await self._prepared(job, ticket)
+            picture, row = await self._made(ticket, partial(self._engine.add, job, prepared, arrived))
+            began = time.monotonic()
+            text = completed(job.infotext, _known_here(prepared))
+            file = await ticket.loop.run_in_executor(self._codec, _finished, picture, prepared, job, text)
+            return _result(job, row, file, time.monotonic() - began, text, prepared)
+
+    async def _enlarge(self, job: Enlargement, arrived: float) -> JobResult:
+        """What it takes besides networks may take seconds: the codec's threads are for others' pictures."""
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(job, time.monotonic(), loop, loop.create_future())
+        given = await loop.run_in_executor(self._preparing, Given.of, job, self._registry.upscalers)
+        ready = time.monotonic()
+        made = []
+        for program in given.programs():
+            with self._called(job, arrived) as ticket:
+                made.append(await self._made(ticket, partial(self._engine.admit, job, program, arrived)))
+        began = time.monotonic()
+        pictures = [picture for picture, _ in made]
+        file = await loop.run_in_executor(self._preparing, given.finished, pictures)
+        done = time.monotonic()
+        timings = Timings(
+            wait=(_started(made[0][1]) if made else ready) - arrived,
+            encode=0.0,
+            denoise=0.0,
+            decode=0.0,
+            write=done - began,
+            total=done - arrived,
+        )
+        return JobResult(job_id=job.id, image=file, timings=timings)
+
+    @contextmanager
+    def _called(self, job: Job | Enlargement, arrived: float) -> Iterator[_Ticket]:
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(job, arrived, loop, loop.create_future())
         self._calls[ticket] = None
         try:
             if self._ended or not self._thread.is_alive():
                 raise Unavailable("the replica's engine has stopped", 1.0)
-            return await self._run(ticket)
+            yield ticket
         finally:
             del self._calls[ticket]
 
-    async def _run(self, ticket: _Ticket) -> JobResult:
-        prepared = await self._prepared(ticket)
-        self._inbox.put(partial(self._add, ticket, prepared))
+    async def _made(self, ticket: _Ticket, admit: Callable[[], int]) -> tuple[Picture, Row]:
+        """The picture of a row that `admit` begins, in the engine's thread."""
+        self._inbox.put(partial(self._add, ticket, admit))
         try:
             done = await ticket.future
         except asyncio.CancelledError:
@@ -148,16 +190,13 @@ class Worker:
             raise
         if isinstance(done.outcome, AtelierError):
             raise done.outcome
-        began = time.monotonic()
-        text = completed(ticket.job.infotext, _known_here(prepared))
-        png = await ticket.loop.run_in_executor(self._codec, _finished, done.outcome, prepared, text)
-        return _result(done.row, png, time.monotonic() - began, text, prepared)
+        return done.outcome, done.row
 
-    async def _prepared(self, ticket: _Ticket) -> Prepared:
+    async def _prepared(self, job: Job, ticket: _Ticket) -> Prepared:
         """In a thread of its own where something is to be read or loaded; an interrupt does not wait."""
-        if is_quick(ticket.job):
-            return Prepared.of(ticket.job, self._registry)
-        preparing = ticket.loop.run_in_executor(self._preparing, Prepared.of, ticket.job, self._registry)
+        if is_quick(job):
+            return Prepared.of(job, self._registry)
+        preparing = ticket.loop.run_in_executor(self._preparing, Prepared.of, job, self._registry)
         either: set[asyncio.Future[Any]] = {preparing, ticket.future}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -244,11 +283,11 @@ class Worker:
         except queue.Empty:
             return
 
-    def _add(self, ticket: _Ticket, prepared: Prepared) -> None:
+    def _add(self, ticket: _Ticket, admit: Callable[[], int]) -> None:
         if ticket.answered:
             return
         try:
-            row = self._engine.add(ticket.job, prepared, ticket.arrived)
+            row = admit()
         except AtelierError as error:
             ticket.fail(error)
         else:
@@ -295,18 +334,30 @@ def _known_here(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _finished(picture: Picture, prepared: Prepared, text: str) -> bytes:
+def _steps(job: Job | Enlargement) -> int:
+    """About as many evaluations as it will need."""
+    if isinstance(job, Enlargement):
+        return 0
+    return job.steps + (job.hires.steps if job.hires else 0)
+
+
+def _finished(picture: Picture, prepared: Prepared, job: Job, text: str) -> bytes:
     whole = prepared.canvas.finish(picture) if prepared.canvas else picture
-    return codec.png(whole, text)
+    return codec.written(whole, job.file_format, {"parameters": text})
 
 
-def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepared) -> JobResult:
+def _started(row: Row) -> float:
+    return row.added if row.started is None else row.started
+
+
+def _result(
+    job: Job, row: Row, file: bytes, write_seconds: float, text: str, prepared: Prepared
+) -> JobResult:
     spent = row.spent
-    started = row.started if row.started is not None else row.added
     return JobResult(
-        job_id=row.job.id,
-        png=png,
-        seed=row.job.seed,
+        job_id=job.id,
+        image=file,
+        seed=job.seed,
         evaluations=row.evaluations,
         infotext=text,
         lora_hashes=prepared.lora_hashes,
@@ -318,11 +369,11 @@ def _result(row: Row, png: bytes, png_seconds: float, text: str, prepared: Prepa
         quality=prepared.first[0].checkpoint.quality.shown,
         interrupted=row.interrupted,
         timings=Timings(
-            wait=started - row.added,
+            wait=_started(row) - row.added,
             encode=spent.get("encode", 0.0),
             denoise=spent.get("evaluate", 0.0),
             decode=spent.get("decode", 0.0),
-            png=png_seconds,
+            write=write_seconds,
             total=time.monotonic() - row.added,
         ),
     )

@@ -3,41 +3,80 @@
 from datetime import datetime
 from random import SystemRandom
 
-from fastapi import Depends, FastAPI
-from fastapi.security import HTTPBearer
+from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from ingress.auth import Authentication
 from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
-from ingress.middleware import BodyLimit, RequestContext
-from ingress.routes import health, operations, sdapi
-from ingress.settings import Settings
+from ingress.middleware import BodyLimit, Options, RequestContext
+from ingress.routes import absent, health, images, lists, machines, operations, progress, sdapi
+from ingress.scopes import check_routes
+from ingress.settings import CorsOrigins, Settings
 from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
+
+EXPOSED_HEADERS = (
+    "Retry-After",
+    "X-Process-Time",
+    "X-Request-Id",
+    "X-Should-Retry",
+    "X-Task-Id",
+    "X-Warnings",
+)
 
 
 def build_app(backend: Backend, settings: Settings, observe: RequestObserver | None = None) -> FastAPI:
-    """The ASGI application. `observe` is told of every request when it has been answered."""
-    locked = settings.auth == "keys"
+    """The ASGI application. `observe` is told of every request when it has been answered.
+
+    Raises ValueError, naming the key, for a setting that cannot be used.
+    """
+    pictures = PictureStore(settings.save_dir) if settings.save_dir else None
     app = FastAPI(
         title="Atelier",
         middleware=[
+            *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(RequestContext, observe=observe),
-            *([Middleware(Authentication, keys=settings.keys)] if locked else []),
+            Middleware(Options),
+            *([Middleware(Authentication, keys=settings.keys)] if settings.auth == "keys" else []),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
         ],
-        # Documents the key for /docs; the middleware alone decides.
-        dependencies=[Depends(HTTPBearer(auto_error=False))] if locked else [],
         strict_content_type=False,
         redirect_slashes=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(backend, settings, Database(settings.database), SystemRandom(), datetime.now)
-    for prefix in ("/v1/sdapi/v1", "/sdapi/v1"):
-        sdapi.add_routes(app, prefix)
+    app.state.service = Service(
+        backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
+    )
+    for prefix in ("/v1", ""):
+        sdapi.add_routes(app, f"{prefix}/sdapi/v1")
+        images.add_routes(app, f"{prefix}/sdapi/v1")
+        lists.add_routes(app, f"{prefix}/sdapi/v1")
+        machines.add_routes(app, f"{prefix}/sdapi/v1")
+        absent.add_sdapi_routes(app, f"{prefix}/sdapi/v1")
+        progress.add_routes(app, prefix)
     health.add_routes(app)
     operations.add_routes(app)
+    for prefix in ("", "/v1"):
+        absent.add_root_routes(app, prefix)
     add_error_handlers(app)
+    check_routes(app)
     return app
+
+
+def _cors(origins: CorsOrigins) -> Middleware:
+    """What A1111 allows: all methods and headers. Outermost, so that pages can read every error."""
+    listed = () if isinstance(origins, str) else origins
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=listed,
+        allow_origin_regex=origins if isinstance(origins, str) else None,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_credentials="*" not in listed,
+        expose_headers=EXPOSED_HEADERS,
+    )

@@ -1,4 +1,4 @@
-"""Who may call. Denied unless a header carries a configured key; the routes below alone are public."""
+"""Who may call. Denied unless a header carries a configured key that is for what the route needs."""
 
 import base64
 import binascii
@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ingress.errors import error_response
+from ingress.dialects import Problem, written
+from ingress.scopes import Need, need_of
 from ingress.settings import Key
-
-PUBLIC_PATHS = frozenset({"/", "/health/live", "/health/ready"})
 
 DETAIL = "A valid API key is needed: Authorization: Bearer <key>, or Basic with the key as password."
 
@@ -39,35 +38,45 @@ def _basic_secret(credentials: bytes) -> Iterator[bytes]:
 
 
 class Authentication:
-    """ASGI middleware: 401 before anything of the body is read. Every failure gets the same answer."""
+    """ASGI middleware: 401 and 403 before anything of the body is read. Every 401 says the same."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
         self.app = app
-        self._digests = [(key.id, bytes.fromhex(key.sha256)) for key in keys]
+        self._keys = [(key, bytes.fromhex(key.sha256)) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        key = self._key(scope)
-        scope["state"]["key"] = key or ""
-        if key is not None or self._is_public(scope):
+        need = _need(scope)
+        keys = self._presented(scope)
+        key = next((key for key in keys if need in key.scopes), keys[0] if keys else None)
+        scope["state"]["key"] = key.id if key else ""
+        if need == "public" or (key and (need == "key" or need in key.scopes)):
             await self.app(scope, receive, send)
-            return
-        response = error_response(401, DETAIL)
-        response.headers.append("www-authenticate", "Bearer")
-        response.headers.append("www-authenticate", 'Basic realm="atelier"')
-        await response(scope, receive, send)
+        elif key:
+            await written(_forbidden(key, need), scope)(scope, receive, send)
+        else:
+            response = written(Problem(status=401, detail=DETAIL, code="invalid_api_key"), scope)
+            response.headers.append("www-authenticate", "Bearer")
+            response.headers.append("www-authenticate", 'Basic realm="atelier"')
+            await response(scope, receive, send)
 
-    def _is_public(self, scope: Scope) -> bool:
-        path: str = scope["path"]
-        return path.removeprefix(scope.get("root_path", "").rstrip("/")) in PUBLIC_PATHS
-
-    def _key(self, scope: Scope) -> str | None:
-        """The id of the key that is presented. Digests are compared, all of them: the time taken tells
-        nothing about any key."""
+    def _presented(self, scope: Scope) -> list[Key]:
+        """The keys that are presented. Digests are compared, all of them: the time taken tells nothing
+        about any key."""
         digests = [hashlib.sha256(secret).digest() for secret in presented_secrets(scope["headers"])]
-        matches = [
-            key for key, known in self._digests for given in digests if hmac.compare_digest(known, given)
-        ]
-        return matches[0] if matches else None
+        return [key for key, known in self._keys for given in digests if hmac.compare_digest(known, given)]
+
+
+def _need(scope: Scope) -> Need:
+    """What there is not takes a key too: a stranger learns nothing."""
+    route = scope["state"]["route"]
+    return need_of(route) if route and scope["method"] in route.methods else "key"
+
+
+def _forbidden(key: Key, need: Need) -> Problem:
+    detail = (
+        f"This needs a key with the scope {need}; this key has {', '.join(sorted(key.scopes)) or 'none'}."
+    )
+    return Problem(status=403, detail=detail, code="insufficient_scope")

@@ -32,6 +32,7 @@ def listing(checkpoint: Checkpoint) -> dict[str, Any]:
         "sha256": checkpoint.sha256 or None,
         "filename": checkpoint.filename,
         "config": None,
+        "name": checkpoint.name,
     }
 
 

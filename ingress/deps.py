@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.pictures import PictureStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Service:
     random: Random
     now: Callable[[], datetime]
     """Local time."""
+    pictures: PictureStore | None = None
+    """Where pictures are saved."""
 
 
 async def _service(request: Request) -> Service:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from http import HTTPStatus
@@ -21,10 +22,13 @@ from engine.protocol import (
     JobAborted,
     JobFailed,
     NotFinite,
+    NotOffered,
     OutOfMemory,
     Overloaded,
     Unavailable,
+    UpscalerNotFound,
 )
+from ingress.dialects import Problem, dialect, own_path, written
 
 MAX_RETRY_AFTER = 120
 """Seconds. Known clients ignore a longer Retry-After."""
@@ -46,43 +50,88 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
+class ScriptRefused(InvalidRequest):
+    """The request says of a script what A1111 refuses too, with this `detail`: the second argument."""
+
+    @property
+    def detail(self) -> str:
+        return str(self.args[1])
+
+
+class Absent(AtelierError):
+    """The route belongs to a feature or an extension that this version does not have."""
+
+
+class Unsupported(AtelierError):
+    """The route is A1111's own, and what it does is not done here."""
+
+
+class ModelNotFound(NotFound):
+    """The request names a way to look at pictures that nobody knows."""
+
+
+class ImageNotFound(NotFound):
+    """The request lacks its picture."""
+
+
+class StoreFailed(AtelierError):
+    """Pictures could not be saved."""
+
+
 class ClientDisconnected(AtelierError):
     """Nobody waits for the answer any more."""
 
 
 class Answer(NamedTuple):
-    """How one class of errors is answered. `error` is A1111's name for it where it has one."""
+    """How one class of errors is answered: `error` is A1111's name for it if it has one, `code` ours."""
 
     status: int
     error: str
+    code: str
     final: bool = True
     """The same request would fail again: SDKs that repeat 5xx are told not to."""
 
 
 ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
     {
-        AtelierError: Answer(500, "RuntimeError"),
-        InvalidRequest: Answer(422, "InvalidRequest"),
-        InvalidJob: Answer(422, "InvalidRequest"),
-        NotFound: Answer(404, "HTTPException"),
-        ClientDisconnected: Answer(499, "ClientDisconnected"),
-        JobFailed: Answer(500, "RuntimeError"),
-        NotFinite: Answer(500, "NansException"),
-        OutOfMemory: Answer(507, "OutOfMemoryError"),
-        JobAborted: Answer(409, "JobAborted"),
-        Overloaded: Answer(429, "Overloaded", final=False),
-        Unavailable: Answer(503, "Unavailable", final=False),
-        DeadlineExceeded: Answer(504, "DeadlineExceeded", final=False),
+        AtelierError: Answer(500, "RuntimeError", "internal_error"),
+        InvalidRequest: Answer(422, "InvalidRequest", "invalid_request"),
+        InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
+        NotFound: Answer(404, "HTTPException", "not_found"),
+        ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
+        Absent: Answer(404, "HTTPException", "not_offered"),
+        Unsupported: Answer(501, "HTTPException", "not_offered"),
+        ClientDisconnected: Answer(499, "ClientDisconnected", "client_disconnected"),
+        NotOffered: Answer(501, "HTTPException", "not_offered"),
+        StoreFailed: Answer(500, "OSError", "store_failed"),
+        JobFailed: Answer(500, "RuntimeError", "job_failed"),
+        NotFinite: Answer(500, "NansException", "not_finite"),
+        OutOfMemory: Answer(507, "OutOfMemoryError", "out_of_memory"),
+        JobAborted: Answer(409, "JobAborted", "job_aborted"),
+        Overloaded: Answer(429, "Overloaded", "overloaded", final=False),
+        Unavailable: Answer(503, "Unavailable", "unavailable", final=False),
+        DeadlineExceeded: Answer(504, "DeadlineExceeded", "deadline_exceeded", final=False),
     }
 )
 
+HTTP_CODES: Mapping[int, str] = MappingProxyType(
+    {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+)
+"""Codes of what Starlette and FastAPI raise."""
 
-def error_response(
-    status: int, detail: str, *, error: str = "HTTPException", errors: str = ""
-) -> JSONResponse:
-    """A1111's error body: four keys, in this order."""
-    content = {"error": error, "detail": detail, "body": "", "errors": errors}
-    return JSONResponse(content, status_code=status)
+JOB_ERRORS: Mapping[int | str, dict[str, Any]] = MappingProxyType(
+    {status: {} for status in (404, 409, 422, 429, 500, 503, 504, 507)}
+)
+"""For `responses` of a route that draws: how it may fail. `ingress.openapi` fills in what that looks like."""
+
+DETAILS: Mapping[type[AtelierError], str] = MappingProxyType(
+    {
+        SamplerNotFound: "Sampler not found",
+        ModelNotFound: "Model not found",
+        ImageNotFound: "Image not found",
+    }
+)
+"""Details that clients compare: the explanation goes where A1111 leaves room for one."""
 
 
 def shown(value: object) -> str:
@@ -102,31 +151,64 @@ def listed(names: Sequence[str]) -> str:
 
 def unknown_name(field: str, value: str, allowed: Sequence[str]) -> str:
     """The message for a name that is not there, with the nearest of those that are."""
-    nearest = get_close_matches(value[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
     names = [*allowed[:20], *(["…"] if len(allowed) > 20 else [])]
-    return f"{field}: {shown(value)} is not known.{hint} Allowed: {', '.join(names)}."
+    return f"{field}: {shown(value)} is not known.{nearest(value, allowed)} Allowed: {', '.join(names)}."
+
+
+def nearest(value: str, names: Sequence[str]) -> str:
+    """The sentence that tells the nearest names; empty if none is near."""
+    near = get_close_matches(value[:80], names, n=3, cutoff=0.4)
+    return f" Nearest: {', '.join(near)}." if near else ""
 
 
 def validation_message(errors: Sequence[Any], prefix: str = "") -> str:
     """Pydantic's errors as one line: each field, its value and what is wrong with it. Five at most."""
-    parts = []
-    for error in errors[:5]:
-        loc = [str(part) for part in error["loc"] if part != "body"]
-        text = error["msg"].removeprefix("Value error, ")
-        field = ".".join([prefix, *loc] if prefix else loc)
-        parts.append(f"{field}: {shown(error['input'])} is not allowed: {text}" if field else text)
-    return "; ".join(parts)
+    return "; ".join(_validation_part(error, prefix) for error in errors[:5])
+
+
+def _validation_part(error: Any, prefix: str) -> str:
+    field = ".".join([*([prefix] if prefix else []), *_place(error)])
+    text = error["msg"].removeprefix("Value error, ")
+    if not field:
+        return str(text)
+    if error["type"] == "missing":
+        return f"{field}: needed, and not given"
+    if error["type"] == "literal_error":
+        text = f"{text}.{_nearest_of(error)}".removesuffix(".")
+    return f"{field}: {shown(error['input'])} is not allowed: {text}"
+
+
+def _place(error: Any) -> list[str]:
+    """The field's name and what is inside it, without where in the request it stands."""
+    first, *rest = error["loc"] or ("",)
+    return [str(part) for part in (rest if first in ("body", "query", "path", "header") else error["loc"])]
+
+
+def _nearest_of(error: Any) -> str:
+    """For a name that is none of a closed list's, of which pydantic's message quotes each."""
+    if not isinstance(error["input"], str):
+        return ""
+    return nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
 
 
 def _domain_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, AtelierError)
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
-    if isinstance(exc, SamplerNotFound):
-        # Clients compare this detail: the explanation goes where A1111 leaves room for one.
-        response = error_response(404, "Sampler not found", errors=exc.message)
-    else:
-        response = error_response(answer.status, exc.message, error=answer.error)
+    detail, errors = exc.message, ""
+    known = exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc))
+    if known and dialect(own_path(request.scope)) == "a1111":
+        detail, errors = known, exc.message
+    elif isinstance(exc, UpscalerNotFound):
+        errors = f"could not find upscaler named {exc.name}"
+    problem = Problem(
+        status=answer.status,
+        detail=detail,
+        code=answer.code,
+        error=answer.error,
+        errors=errors,
+        field=_field(exc.message) if isinstance(exc, InvalidRequest | InvalidJob | NotFound) else None,
+    )
+    response = written(problem, request.scope)
     if answer.final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):
@@ -135,31 +217,44 @@ def _domain_error(request: Request, exc: Exception) -> Response:
     return response
 
 
-def _invalid_body(request: Request, exc: Exception) -> Response:
+def _field(message: str) -> str | None:
+    """The one that a message begins with."""
+    match = re.match(r"([A-Za-z_][\w.\[\]]*): ", message)
+    return match[1] if match else None
+
+
+def _invalid_request(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     first = exc.errors()[0]
     if first["type"] == "json_invalid":
         detail = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][1]}"
-    elif first["type"] == "missing":
+    elif first["type"] == "missing" and first["loc"] == ("body",):
         detail = "the body is missing: a JSON object is needed"
     else:
         detail = validation_message(exc.errors())
-    return error_response(422, detail, error="InvalidRequest")
+    return _refused(request, 422, "invalid_request", detail, error="InvalidRequest", field=_field(detail))
 
 
 def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    if exc.status_code == 405 and request.method == "OPTIONS":
-        return Response(status_code=204, headers=exc.headers)
-    if exc.status_code in (404, 405):  # the router's own: A1111 answers these with one key
-        phrase = HTTPStatus(exc.status_code).phrase
-        return JSONResponse({"detail": phrase}, exc.status_code, headers=exc.headers)
-    if exc.status_code == 400:  # FastAPI's, for whatever its JSON parser could not survive
-        return error_response(400, "the body cannot be read as JSON in UTF-8", error="InvalidRequest")
-    return error_response(exc.status_code, str(exc.detail))
+    status, phrase = exc.status_code, HTTPStatus(exc.status_code).phrase
+    if status in (404, 405) and dialect(own_path(request.scope)) == "a1111":
+        # The router's own: A1111 answers these with one key.
+        response: Response = JSONResponse({"detail": phrase}, status)
+    elif status == 400:  # FastAPI's, for whatever its JSON parser could not survive
+        detail = "the body cannot be read as JSON in UTF-8"
+        response = _refused(request, 400, "invalid_request", detail, error="InvalidRequest")
+    else:
+        response = _refused(request, status, HTTP_CODES.get(status, "http_error"), str(exc.detail))
+    response.headers.update(exc.headers or {})
+    return response
+
+
+def _refused(request: Request, status: int, code: str, detail: str, **more: Any) -> Response:
+    return written(Problem(status=status, detail=detail, code=code, **more), request.scope)
 
 
 def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(AtelierError, _domain_error)
-    app.add_exception_handler(RequestValidationError, _invalid_body)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)

@@ -1,7 +1,7 @@
 """One order from its body to its answer: what an HTTP request and a stored one have in common."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -12,6 +12,7 @@ from engine.protocol import JobResult
 from ingress import dispatch, translate
 from ingress.backend import Order
 from ingress.deps import Service
+from ingress.saving import save
 from ingress.schemas.sdapi import GenerationRequest, Txt2ImgRequest
 from ingress.translate import Generation
 
@@ -33,15 +34,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What came of an order."""
+    """What came of an order. `grid` is a picture of all its pictures, if there is one."""
 
     generation: Generation
     results: Sequence[JobResult]
+    grid: bytes | None = None
 
     @property
     def content(self) -> dict[str, Any]:
         """The answer's body."""
-        return translate.response(self.generation, self.results)
+        return translate.response(self.generation, self.results, self.grid)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -54,7 +56,7 @@ def resolved(body: GenerationRequest, asked: Asked, service: Service) -> Generat
 
 
 async def drawn(generation: Generation, asked: Asked, service: Service, receive: Receive) -> Drawn:
-    """The order's pictures. `receive` is watched for a client that leaves.
+    """The order's pictures, saved if that was asked for. `receive` is watched for a client that leaves.
 
     Raises the errors of `engine.protocol` and `ClientDisconnected`.
     """
@@ -70,4 +72,13 @@ async def drawn(generation: Generation, asked: Asked, service: Service, receive:
         timestamp=translate.timestamp(generation),
     )
     deadline = service.settings.limits.deadline_seconds
-    return Drawn(generation, await dispatch.run(order, jobs, service.backend, receive, deadline))
+    results = await dispatch.run(order, jobs, service.backend, receive, deadline)
+    ids = {result.job_id for result in results}
+    missing = frozenset(image for image, job in enumerate(jobs) if job.id not in ids)
+    generation = replace(generation, missing=missing)
+    grid = None
+    if generation.saving and service.pictures:
+        grid = await save(
+            generation.saving, results, generation.file_format, generation.started, service.pictures
+        )
+    return Drawn(generation, results, grid)

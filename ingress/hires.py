@@ -55,13 +55,14 @@ def second_pass(
         ("hr_second_pass_steps", 0, limits.max_steps),
     ):
         check_range(field, getattr(request, field), low, high)
+    check_upscaler("hr_upscaler", request.hr_upscaler)
     small, upscaled, target = _sizes(request, limits)
     checkpoint = _checkpoint(request, first, available)
     sampling = _sampling(request, settings.compat_version)
     strength = request.denoising_strength
     hires = Hires(
         checkpoint=(checkpoint or first).name,
-        upscaler=_upscaler(request.hr_upscaler),
+        upscaler=request.hr_upscaler or "Latent",
         upscaled_width=upscaled[0],
         upscaled_height=upscaled[1],
         width=target[0],
@@ -152,13 +153,10 @@ def given(name: str | None) -> str | None:
     return None if not name or name.casefold() in SAME else name
 
 
-def _upscaler(name: str | None) -> str:
+def check_upscaler(field: str, name: str | None) -> None:
     """Which files there are the replicas know, who refuse a name that is none."""
     if name and len(name) > MAX_UPSCALER_CHARS:
-        raise InvalidRequest(
-            f"hr_upscaler: {shown(name)} is too long. Allowed: {MAX_UPSCALER_CHARS} characters."
-        )
-    return name or "Latent"
+        raise InvalidRequest(f"{field}: {shown(name)} is too long. Allowed: {MAX_UPSCALER_CHARS} characters.")
 
 
 def params(

@@ -73,12 +73,13 @@ _VERSION = re.compile(r"v?([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(?:-([0-9
 
 
 def infotext(prompt: str, negative_prompt: str, pairs: Mapping[str, object]) -> str:
-    """The text of one picture. Pairs whose value is None are left out."""
+    """The text of one picture."""
     negative = f"\n{NEGATIVE} {negative_prompt}" if negative_prompt else ""
-    return f"{prompt}{negative}\n{_line(pairs)}".strip()
+    return f"{prompt}{negative}\n{line(pairs)}".strip()
 
 
-def _line(pairs: Mapping[str, object]) -> str:
+def line(pairs: Mapping[str, object]) -> str:
+    """The pairs of one. Those whose value is None are left out."""
     return ", ".join(
         key if key == str(value) else f"{key}: {_quoted(str(value))}"
         for key, value in pairs.items()

@@ -18,8 +18,6 @@ UNSUPPORTED: Mapping[str, Callable[[Any], object]] = MappingProxyType(
     {
         "restore_faces": bool,
         "s_min_uncond": lambda value: (value or 0) > 0,
-        "script_name": bool,
-        "save_images": bool,
     }
 )
 """Fields of what this version does not do, and whether a value asks for it."""
@@ -84,18 +82,17 @@ def _check_totals(request: GenerationRequest, limits: Limits) -> None:
             raise InvalidRequest(f"{field}: the last image's would not fit in 64 bits.")
 
 
-def check_supported(request: GenerationRequest, overrides: OverrideSettings) -> None:
+def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, saves: bool) -> None:
     """Raise `InvalidRequest` for the first field that asks for what this version does not do.
 
-    Nothing that would change the picture is dropped silently.
+    Nothing that would change the picture is dropped silently. `saves`: there is a place to save pictures in.
     """
+    if request.save_images and not saves:
+        _refuse("save_images", True)
     for field, asks in UNSUPPORTED.items():
         value = getattr(request, field, None)
         if asks(value):
             _refuse(field, value)
-    for name, script in request.alwayson_scripts.items():
-        if not _does_nothing(script):
-            _refuse("alwayson_scripts", name)
     _check_overrides(overrides)
 
 
@@ -103,15 +100,7 @@ def _check_overrides(overrides: OverrideSettings) -> None:
     for option, field in FixedOptions.model_fields.items():
         if getattr(overrides, option) != field.default:
             _refuse(f"override_settings.{option}", getattr(overrides, option))
-    if (overrides.samples_format or "png").casefold() != "png":
-        _refuse("override_settings.samples_format", overrides.samples_format)
 
 
 def _refuse(field: str, value: object) -> None:
     raise InvalidRequest(f"{field}: {shown(value)} asks for a feature that this version does not have.")
-
-
-def _does_nothing(script: Any) -> bool:
-    """Clients mention scripts that they do not use: no args, or all of them false."""
-    args = script.get("args") if isinstance(script, dict) else script
-    return args is None or (isinstance(args, list) and not any(args))

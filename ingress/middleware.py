@@ -9,11 +9,13 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingress.backend import RequestObserver
-from ingress.errors import error_response
+from ingress.dialects import Problem, written
+from ingress.errors import HTTP_CODES
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +28,16 @@ def request_id(scope: Scope) -> str:
     return given if SANE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def route_template(scope: Scope) -> str:
-    """The template of the route that a request matches, "other" for none: a closed set of labels."""
+def route_of(scope: Scope) -> BaseRoute | None:
+    """The route that a request matches, or else one that has its path and other methods."""
+    other = None
     for route in scope["app"].routes:
-        if route.matches(scope)[0] is not Match.NONE:
-            return str(route.path)
-    return "other"
+        match, _ = route.matches(scope)
+        if match is Match.FULL:
+            return route  # type: ignore[no-any-return]
+        if match is Match.PARTIAL:
+            other = other or route
+    return other
 
 
 class RequestContext:
@@ -52,7 +58,7 @@ class RequestContext:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id(scope)
         state["key"] = ""  # Authentication knows better
-        route = route_template(scope)
+        state["route"] = route = route_of(scope)
         start = time.perf_counter()
         status = 0
 
@@ -72,21 +78,38 @@ class RequestContext:
             logger.exception("request %s failed", state["request_id"])
             if status:  # too late for another answer: the server cuts the connection
                 raise
-            response = error_response(
-                500,
-                "Internal server error",
+            problem = Problem(
+                status=500,
+                detail="Internal server error",
+                code="internal_error",
                 error="RuntimeError",
                 errors=f"request id: {state['request_id']}",
             )
-            await response(scope, receive, send_with_headers)
+            await written(problem, scope)(scope, receive, send_with_headers)
         finally:
             if self._observe is not None:
                 self._observe(
-                    route=route,
+                    route=getattr(route, "path", "other"),
                     model=state.get("model", ""),
                     status=status or 499,
                     seconds=time.perf_counter() - start,
                 )
+
+
+class Options:
+    """ASGI middleware: OPTIONS is answered for every path, to everybody, with the methods that there are."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "OPTIONS":
+            await self.app(scope, receive, send)
+            return
+        routes = [route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE]
+        methods = {"OPTIONS"}.union(*(route.methods for route in routes))
+        response = Response(status_code=204, headers={"allow": ", ".join(sorted(methods))})
+        await response(scope, receive, send)
 
 
 class BodyLimit:
@@ -100,13 +123,8 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "0")
-        if not (declared.isascii() and declared.isdigit()):
-            await error_response(400, "Content-Length: not a number")(scope, receive, send)
-            return
-        # Compared by length first: a number of thousands of digits is not worth parsing.
-        if len(declared) > 18 or int(declared) > self._max_bytes:
-            await error_response(413, self._detail())(scope, receive, send)
+        if problem := self._problem(Headers(scope=scope).get("content-length", "0")):
+            await written(problem, scope)(scope, receive, send)
             return
         received = 0
 
@@ -119,6 +137,14 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted_receive, send)
+
+    def _problem(self, declared: str) -> Problem | None:
+        if not (declared.isascii() and declared.isdigit()):
+            return Problem(status=400, detail="Content-Length: not a number", code="invalid_request")
+        # Compared by length first: a number of thousands of digits is not worth parsing.
+        if len(declared) > 18 or int(declared) > self._max_bytes:
+            return Problem(status=413, detail=self._detail(), code=HTTP_CODES[413])
+        return None
 
     def _detail(self) -> str:
         return f"The body is over the limit of {self._max_bytes} bytes"

@@ -1,13 +1,20 @@
 """What an operator may decide about the HTTP side. Plain values: nothing here opens a file or a socket."""
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from engine.protocol import MAX_PROMPT_CHARS
 
 CompatVersion = Literal["v1.7.0", "v1.10.1"]
 """The AUTOMATIC1111 version whose answers ours are equal to. Requests of every version are accepted."""
+
+KeyScope = Literal["read", "generate", "operate"]
+"""What a key may be for: looking at lists, progress and own results; whatever draws, stops drawing or sets
+options; metrics, and what replicas load."""
+
+KEY_SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 
 
 class Key(BaseModel):
@@ -19,6 +26,7 @@ class Key(BaseModel):
     """Names the key where the key itself must not appear."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
     """SHA-256 of the key's UTF-8 bytes, 64 hexadecimal digits."""
+    scopes: frozenset[KeyScope] = frozenset(KEY_SCOPES)
 
 
 class Style(BaseModel):
@@ -46,6 +54,9 @@ class Limits(BaseModel):
     """Largest width × height."""
     max_image_pixels: Annotated[int, Field(ge=64)] = 8192 * 8192
     """Largest picture that may be sent."""
+    max_upscaled_pixels: Annotated[int, Field(ge=64)] = 4096 * 4096
+    """Largest picture that extra-… may make. Those of a batch have together no more pixels than `max_images`
+    of `max_pixels`."""
     max_steps: Annotated[int, Field(ge=1)] = 150
     max_images: Annotated[int, Field(ge=1)] = 16
     """Most images of one request: batch_size × n_iter."""
@@ -54,6 +65,30 @@ class Limits(BaseModel):
     """Of the prompt, and again of the negative prompt, each with its styles."""
     deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """A request whose images are not all done by then is answered with 504, and its jobs are aborted."""
+
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s*?#@A-Z]+")
+_NO_ORIGIN_OF_ANYBODY = "https://nobody.invalid"
+
+
+def _checked_origins(origins: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    if isinstance(origins, str):
+        try:
+            pattern = re.compile(origins)
+        except re.error as error:
+            raise ValueError(f"{origins!r} is no regular expression: {error}") from None
+        if pattern.fullmatch(_NO_ORIGIN_OF_ANYBODY):
+            raise ValueError(f'{origins!r} matches every origin; ["*"] allows all, without credentials')
+        return origins
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is no origin: wants https://host or https://host:port, or *")
+    return origins
+
+
+CorsOrigins = Annotated[tuple[str, ...] | str, AfterValidator(_checked_origins)]
+"""Web pages of which origins may call: a list of them, or a regular expression that a whole origin matches.
+`["*"]` are all, without credentials of the browser; none unless given."""
 
 
 class Settings(BaseModel):
@@ -71,6 +106,9 @@ class Settings(BaseModel):
     database: str = "sqlite://"
     """As SQLAlchemy writes it, of SQLite or PostgreSQL. The default is in memory, gone with the process."""
     styles: tuple[Style, ...] = ()
+    cors_origins: CorsOrigins = ()
+    save_dir: str | None = None
+    """Where requests with `save_images` have their pictures saved: a folder, or an address of fsspec's."""
 
     @model_validator(mode="after")
     def _keys_where_needed(self) -> Self:

@@ -12,17 +12,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engine.protocol import Checkpoint, InitImage, Job, JobResult, Unavailable
+from engine.protocol import Checkpoint, FileFormat, InitImage, Job, JobResult, Unavailable
 from ingress import checkpoints, hires, prompts
 from ingress.errors import InvalidRequest, NotFound, validation_message
+from ingress.files import file_format
 from ingress.hires import SecondPass
 from ingress.infotext import infotext
 from ingress.limits import check_limits, check_supported
 from ingress.pictures import init_images, mask_blur
 from ingress.refiner import Refining, refining
 from ingress.replay import replay
+from ingress.saving import Saving
 from ingress.schemas import samplers
 from ingress.schemas.sdapi import GenerationRequest, Img2ImgRequest, OverrideSettings, Txt2ImgRequest
+from ingress.scripts import check_scripts
 from ingress.settings import CompatVersion, Settings
 
 RANDOM_SEEDS = 4294967294
@@ -48,7 +51,8 @@ class Generation:
     """A request with everything decided that the client left open. `init` is empty for txt2img.
 
     `sent` is the request as it came, `request` the one with the prompts that are drawn from. `warnings` are
-    what it asked for and does not get.
+    what it asked for and does not get. `missing` are the images that were interrupted before there was
+    anything of them.
     """
 
     sent: GenerationRequest
@@ -70,8 +74,11 @@ class Generation:
     tiling: bool
     vae: str
     refining: Refining | None
+    file_format: FileFormat
+    saving: Saving | None
     init: tuple[InitImage, ...] = ()
     second: SecondPass | None = None
+    missing: frozenset[int] = frozenset()
 
     @property
     def batch_size(self) -> int:
@@ -79,8 +86,9 @@ class Generation:
         return len(self.init) if len(self.init) > 1 else self.request.batch_size
 
     @property
-    def images(self) -> range:
-        return range(self.batch_size * self.request.n_iter)
+    def images(self) -> Sequence[int]:
+        count = self.batch_size * self.request.n_iter
+        return [image for image in range(count) if image not in self.missing]
 
     def seed_of(self, image: int) -> int:
         """Variations of a picture share its seed; their variation seeds count up."""
@@ -124,7 +132,8 @@ def _resolve(
 ) -> Generation:
     overrides = _overrides(request)
     check_limits(request, settings.limits)
-    check_supported(request, overrides)
+    check_supported(request, overrides, saves=settings.save_dir is not None)
+    left_out = check_scripts(request)
     sent = request
     request, warnings = prompts.written(request, overrides, settings)
     field = "sampler_name" if request.sampler_name else "sampler_index"
@@ -149,13 +158,21 @@ def _resolve(
         emphasis=overrides.emphasis or ("Original" if overrides.enable_emphasis else "None"),
         old_scheduling=overrides.use_old_scheduling,
         started=now,
-        warnings=warnings,
+        warnings=(*left_out, *warnings),
         tiling=overrides.tiling if request.tiling is None else request.tiling,
         vae=_vae(overrides),
         refining=refiner,
+        file_format=file_format(overrides),
+        saving=_saving(request, overrides),
         init=_init_images(request, overrides, settings),
         second=_second_pass(request, overrides, checkpoint, available, refiner, settings),
     )
+
+
+def _saving(request: GenerationRequest, overrides: OverrideSettings) -> Saving | None:
+    if not request.save_images:
+        return None
+    return Saving(samples=overrides.samples_save, grid=overrides.grid_save, shows_grid=overrides.return_grid)
 
 
 def _vae(overrides: OverrideSettings) -> str:
@@ -269,18 +286,22 @@ def jobs(generation: Generation, random: Random) -> list[Job]:
             refiner=(refiner.first if second else refiner.refiner) if refiner else None,
             tiling=generation.tiling,
             vae=generation.vae,
+            file_format=generation.file_format,
         )
         for image in generation.images
     ]
 
 
-def response(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any]:
-    """The wire's answer; `results` in the order of the jobs."""
-    sent = results if generation.request.send_images else []
+def response(
+    generation: Generation, results: Sequence[JobResult], grid: bytes | None = None
+) -> dict[str, Any]:
+    """The wire's answer; `results` in the order of the jobs, and in front of them a grid, if there is one."""
+    images = [*([grid] if grid else []), *(result.image for result in results)]
+    sent = images if generation.request.send_images else []
     return {
-        "images": [base64.b64encode(result.png).decode() for result in sent],
+        "images": [base64.b64encode(image).decode() for image in sent],
         "parameters": generation.sent.echo(generation.version),
-        "info": json.dumps(_info(generation, results)),
+        "info": json.dumps(_info(generation, results, has_grid=grid is not None)),
     }
 
 
@@ -296,17 +317,19 @@ def timestamp(generation: Generation) -> str:
     return generation.started.strftime("%Y%m%d%H%M%S")
 
 
-def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any]:
-    """32 keys, in this order since v1.7.0."""
+def _info(generation: Generation, results: Sequence[JobResult], *, has_grid: bool) -> dict[str, Any]:
+    """32 keys, in this order since v1.7.0. A grid has the first picture's infotext."""
     request, images = generation.request, generation.images
+    infotexts = [result.infotext for result in results]
+    first = images[0] if images else 0
     return {
         "prompt": request.prompt,
         "all_prompts": [request.prompt for _ in images],
         "negative_prompt": request.negative_prompt,
         "all_negative_prompts": [request.negative_prompt for _ in images],
-        "seed": generation.seed,
+        "seed": generation.seed_of(first),
         "all_seeds": [generation.seed_of(image) for image in images],
-        "subseed": generation.subseed,
+        "subseed": generation.subseed + first,
         "all_subseeds": [generation.subseed + image for image in images],
         "subseed_strength": request.subseed_strength,
         "width": request.width,
@@ -325,8 +348,8 @@ def _info(generation: Generation, results: Sequence[JobResult]) -> dict[str, Any
         "seed_resize_from_h": request.seed_resize_from_h,
         "denoising_strength": request.denoising_strength,
         "extra_generation_params": _extra_params(generation) | _of_replicas(results),
-        "index_of_first_image": 0,
-        "infotexts": [result.infotext for result in results],
+        "index_of_first_image": int(has_grid),
+        "infotexts": infotexts[:1] + infotexts if has_grid else infotexts,
         "styles": request.styles or [],
         "job_timestamp": timestamp(generation),
         "clip_skip": generation.clip_skip,

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.served import Served
 from engine import checkpoint, codec
 from engine.attention import make_stock
+from engine.protocol import FileFormat
 from engine.tokenizer import load_tokenizer
 
 PATH = "/sdapi/v1/txt2img"
@@ -145,4 +146,4 @@ class Pipeline:
 
 def answer(image: Image.Image) -> dict[str, Any]:
     """The part of txt2img's response that is compared."""
-    return {"images": [base64.b64encode(codec.png(np.asarray(image), "")).decode()]}
+    return {"images": [base64.b64encode(codec.written(np.asarray(image), FileFormat(), {})).decode()]}

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from engine.lora.layers import Weighted
 from engine.lora.store import LoraStore
+from engine.nearest import nearest
 from engine.prompts.networks import Network, take_networks
 from engine.protocol import InvalidJob, Job, LoraError
 
@@ -46,7 +47,11 @@ def job_loras(job: Job, store: LoraStore, field: str = "prompt") -> JobLoras:
     if len(names) > MAX_LORAS:
         raise InvalidJob(f"{field}: {len(names)} LoRAs; allowed are up to {MAX_LORAS}")
     found = {name: lora for name in names if (lora := store.get(name))}
-    warnings = tuple(f"prompt: there is no LoRA {name[:60]!r}" for name in names if name not in found)
+    warnings = tuple(
+        f"prompt: there is no LoRA {name[:60]!r}.{nearest(name, store.names())}"
+        for name in names
+        if name not in found
+    )
     if warnings and store.strict:
         raise LoraError(warnings[0])
     used = [network for network in networks if network.name in found]

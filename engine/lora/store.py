@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,10 @@ class LoraStore:
             return None
         except OSError as error:
             raise JobFailed(f"LoRA {name!r} cannot be read ({type(error).__name__})") from None
+
+    def names(self) -> Collection[str]:
+        """By which prompts may name them."""
+        return self._folder.names()
 
     def listing(self) -> list[LoraFile]:
         """What may be asked for, by file name."""

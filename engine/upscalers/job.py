@@ -1,31 +1,41 @@
-"""The name that a job's hires fix gives -> the network that enlarges."""
+"""The names that jobs give -> the networks that enlarge."""
 
-from difflib import get_close_matches
+from collections.abc import Sequence
 
-from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Job, UpscalerError
+from engine.nearest import nearest
+from engine.protocol import IMAGE_UPSCALERS, LATENT_UPSCALERS, Job, UpscalerNotFound
 from engine.upscalers.store import UpscalerStore
 from engine.upscalers.upscaler import Upscaler
 
-BUILT_IN = (*LATENT_UPSCALERS, *IMAGE_UPSCALERS)
 SHOWN = 20
 """How many names an error lists."""
 
 
 def job_upscaler(job: Job, store: UpscalerStore) -> Upscaler | None:
-    """Look up, and load if need be, the network that a job names; None where it names none.
+    """Look up, and load if need be, the network of a hires fix; None where it needs none.
 
     Raises UpscalerError for an unknown name and for a file that cannot be used.
     """
-    if job.hires is None or job.hires.upscaler in BUILT_IN:
+    if job.hires is None or job.hires.upscaler in LATENT_UPSCALERS:
         return None
-    if upscaler := store.get(job.hires.upscaler):
+    found = find_upscaler(job.hires.upscaler, store, "hr_upscaler", LATENT_UPSCALERS)
+    return found if isinstance(found, Upscaler) else None
+
+
+def find_upscaler(name: str, store: UpscalerStore, field: str, others: Sequence[str] = ()) -> Upscaler | str:
+    """The network of this name, loaded if need be, or the name where it is one of IMAGE_UPSCALERS.
+
+    Raises UpscalerError, naming `field`, for an unknown name, where `others` are allowed too, and for a file
+    that cannot be used.
+    """
+    if name in IMAGE_UPSCALERS:
+        return name
+    if upscaler := store.get(name):
         return upscaler
-    raise UpscalerError(_unknown(job.hires.upscaler, [file.name for file in store.listing()]))
+    allowed = [*others, *IMAGE_UPSCALERS, *(file.name for file in store.listing())]
+    raise UpscalerNotFound(_unknown(name, field, allowed), name[:80])
 
 
-def _unknown(name: str, files: list[str]) -> str:
-    allowed = [*BUILT_IN, *files]
-    nearest = get_close_matches(name[:80], allowed, n=3, cutoff=0.4)
-    hint = f" Nearest: {', '.join(nearest)}." if nearest else ""
-    more = ", …" if len(allowed) > SHOWN else ""
-    return f"hr_upscaler: {name[:80]!r} is not known.{hint} Allowed: {', '.join(allowed[:SHOWN])}{more}."
+def _unknown(name: str, field: str, allowed: Sequence[str]) -> str:
+    listed = ", ".join([*allowed[:SHOWN], *(["…"] if len(allowed) > SHOWN else [])])
+    return f"{field}: {name[:80]!r} is not known.{nearest(name, allowed)} Allowed: {listed}."

@@ -4,11 +4,13 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from ingress.deps import ServiceDep
+from ingress.schemas.health import Health
+from ingress.scopes import PUBLIC
 
 
-async def live() -> dict[str, str]:
+async def live() -> Health:
     """This process answers."""
-    return {"status": "live"}
+    return Health(status="live")
 
 
 async def ready(service: ServiceDep) -> JSONResponse:
@@ -19,5 +21,11 @@ async def ready(service: ServiceDep) -> JSONResponse:
 
 
 def add_routes(app: FastAPI) -> None:
-    app.get("/health/live", tags=["health"])(live)
-    app.get("/health/ready", tags=["health"])(ready)
+    app.get("/health/live", tags=["health"], dependencies=[PUBLIC])(live)
+    app.get(
+        "/health/ready",
+        tags=["health"],
+        response_model=Health,
+        responses={503: {"model": Health}},
+        dependencies=[PUBLIC],
+    )(ready)

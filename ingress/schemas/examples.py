@@ -36,3 +36,78 @@ TXT2IMG_EXAMPLES: Final[dict[str, Example]] = {
         "value": {"prompt": "a red lighthouse at dusk", "steps": 20, "batch_size": 4},
     },
 }
+
+PICTURE: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAAaHRFWHRwYXJhbWV0ZXJzAGEgcmVkIHNxdWFyZQpTdGVwczog"
+    "MjAsIFNhbXBsZXI6IEV1bGVyLCBDRkcgc2NhbGU6IDcuMCwgU2VlZDogMSwgU2l6ZTogMTZ4MTYsIFZlcnNpb246IHYxLjcu"
+    "MCmZqW4AAAADUExURcgeHhaI+J4AAAAMSURBVHjaY2AgDQAAADAAASh0SX0AAAAASUVORK5CYII="
+)
+"""A PNG file of 16 × 16 red pixels, with an infotext."""
+
+MEADOW = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQMAAACQp+OdAAAABlBMVEWHzusieDLlcT3cAAAAFklEQVR42mNgGAX0AIz/"
+    "oQwmhmHFAADsqQEvBT4IWQAAAABJRU5ErkJggg=="
+)
+IN_THE_SKY = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABAAQAAAACCEkxzAAAAG0lEQVR42mNgoBrg////BwMDE4w7ysDKGGYAAD5eA0bL"
+    "kKKRAAAAAElFTkSuQmCC"
+)
+
+IMG2IMG_EXAMPLES: Final[dict[str, Example]] = {
+    "changed": {
+        "summary": "A picture, drawn anew",
+        "value": {
+            "init_images": [MEADOW],
+            "prompt": "a meadow under a blue sky, oil on canvas",
+            "denoising_strength": 0.6,
+            "steps": 20,
+        },
+    },
+    "inpainted": {
+        "summary": "A part of it alone",
+        "value": {
+            "init_images": [MEADOW],
+            "mask": IN_THE_SKY,
+            "inpainting_fill": 1,
+            "mask_blur": 2,
+            "prompt": "a hot-air balloon",
+            "steps": 20,
+        },
+    },
+}
+
+PNG_INFO_EXAMPLES: Final[dict[str, Example]] = {
+    "drawn": {"summary": "A picture with an infotext", "value": {"image": PICTURE}}
+}
+
+EXTRA_SINGLE_EXAMPLES: Final[dict[str, Example]] = {
+    "doubled": {
+        "summary": "Twice as large, without a network",
+        "value": {"image": PICTURE, "upscaler_1": "Lanczos", "upscaling_resize": 2},
+    },
+    "fitted": {
+        "summary": "To a size, cut where the shape is another, as JPEG",
+        "value": {
+            "image": PICTURE,
+            "upscaler_1": "Nearest",
+            "resize_mode": 1,
+            "upscaling_resize_w": 96,
+            "upscaling_resize_h": 64,
+            "override_settings": {"samples_format": "jpeg", "jpeg_quality": 90},
+        },
+    },
+}
+
+EXTRA_BATCH_EXAMPLES: Final[dict[str, Example]] = {
+    "doubled": {
+        "summary": "Two pictures",
+        "value": {
+            "imageList": [{"data": PICTURE, "name": "first"}, {"data": PICTURE, "name": "second"}],
+            "upscaler_1": "Lanczos",
+        },
+    }
+}
+
+INTERROGATE_EXAMPLES: Final[dict[str, Example]] = {
+    "described": {"summary": "What is in a picture", "value": {"image": PICTURE, "model": "clip"}}
+}

@@ -219,6 +219,11 @@ def uses_ensd(sampler: str) -> bool:
     return "uses_ensd" in _FLAGS.get(sampler, {})
 
 
+def canonical(name: str) -> str | None:
+    """The sampler that a name without a schedule means, if any."""
+    return _SAMPLER_OF.get(_normal(name))
+
+
 def _split(name: str, version: CompatVersion, field: str) -> tuple[str, str | None]:
     text = _normal(name)
     if text in _SAMPLER_OF:

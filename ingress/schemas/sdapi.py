@@ -49,6 +49,10 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _lower(value: object) -> object:
+    return value.casefold() if isinstance(value, str) else value
+
+
 def _object(value: object) -> object:
     return {} if value == [] else value
 
@@ -154,7 +158,8 @@ class CommonFields(LenientModel):
     override_settings: Object | None = None
     """`sd_model_checkpoint`, `CLIP_stop_at_last_layers`, `eta_noise_seed_delta`, `emphasis`,
     `enable_prompt_comments`, `use_old_scheduling`, `sd_vae`, `tiling`, `hires_fix_refiner_pass`,
-    `refiner_switch_by_sample_steps`, for this request alone."""
+    `refiner_switch_by_sample_steps`, `samples_format`, `jpeg_quality`, `webp_lossless`, `enable_pnginfo`,
+    `return_grid`, for this request alone."""
     override_settings_restore_afterwards: bool = True
     refiner_checkpoint: Text | None = None
     """The checkpoint that takes over on the way. The replicas must be configured for it."""
@@ -294,7 +299,16 @@ class OverrideSettings(FixedOptions):
     eta_noise_seed_delta: Annotated[Integer, Field(ge=-(2**32), le=2**32)] = 0
     sd_vae: Annotated[Text, Field(max_length=255)] | None = None
     """One of `GET /sdapi/v1/sd-vae`, None or Automatic. An unknown name is a warning."""
-    samples_format: Text | None = None
+    samples_format: Annotated[Literal["png", "jpg", "jpeg", "webp"], BeforeValidator(_lower)] | None = None
+    jpeg_quality: Annotated[Integer, Field(ge=1, le=100)] = 80
+    """Of WebP files too."""
+    webp_lossless: bool = False
+    enable_pnginfo: bool = True
+    """Whether files carry their infotext."""
+    samples_save: bool = True
+    grid_save: bool = True
+    return_grid: bool = True
+    """Whether saved pictures, if there are several, come with a grid of all of them in front."""
     tiling: bool = False
     randn_source: Literal["GPU", "CPU", "NV"] | None = None
     """Whose noise: NV and GPU are an NVIDIA GPU's, on whatever device. Not given: CPU."""
@@ -313,103 +327,8 @@ class OverrideSettings(FixedOptions):
 
 class GenerationResponse(BaseModel):
     images: list[str]
-    """PNG files in base64, each with its infotext in the `parameters` text chunk."""
+    """Files in base64, PNG unless `samples_format` says otherwise, each with its infotext: in the text chunk
+    `parameters`, or in EXIF's UserComment. A grid of all of them comes first where they are saved."""
     parameters: dict[str, Any]
     info: str
     """A JSON object, as a string."""
-
-
-class ErrorResponse(BaseModel):
-    error: str
-    detail: str
-    body: str
-    errors: str
-
-
-class SdModel(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-    title: str
-    model_name: str
-    hash: str | None
-    sha256: str | None
-    filename: str
-    config: str | None
-
-
-class VaeItem(BaseModel):
-    """`filename` is relative to the folder of VAEs."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    model_name: str
-    filename: str
-
-
-class LoraItem(BaseModel):
-    """`path` is relative to the folder of LoRAs."""
-
-    name: str
-    alias: str
-    path: str
-    metadata: dict[str, str]
-
-
-class EmbeddingItem(BaseModel):
-    """`shape` is the width of the vectors."""
-
-    step: int | None = None
-    sd_checkpoint: str | None = None
-    sd_checkpoint_name: str | None = None
-    shape: int
-    vectors: int
-
-
-class Embeddings(BaseModel):
-    """By name: what prompts may name, and what does not fit the checkpoints."""
-
-    loaded: dict[str, EmbeddingItem]
-    skipped: dict[str, EmbeddingItem]
-
-
-class UpscalerItem(BaseModel):
-    """`model_path` is relative to the folder of upscalers."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    name: str
-    model_name: str | None = None
-    model_path: str | None = None
-    model_url: str | None = None
-    scale: float = 4.0
-
-
-class LatentUpscaleMode(BaseModel):
-    name: str
-
-
-class RealEsrganModel(BaseModel):
-    """`path` is relative to the folder of upscalers."""
-
-    name: str
-    path: str
-    scale: int
-
-
-class SamplerItem(BaseModel):
-    name: str
-    aliases: list[str]
-    options: dict[str, str]
-
-
-class SchedulerItem(BaseModel):
-    name: str
-    label: str
-    aliases: list[str] | None
-    default_rho: float
-    need_inner_model: bool
-
-
-class Scripts(BaseModel):
-    txt2img: list[str]
-    img2img: list[str]

@@ -67,12 +67,13 @@ async def _make_tables(connection: AsyncConnection) -> None:
 
 
 def _engine(url: URL) -> AsyncEngine:
+    """Its errors, which are logged, tell no values: those are what clients have sent."""
     if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
+        return create_async_engine(url, hide_parameters=True, pool_pre_ping=True)
     if not url.database:
-        return create_async_engine(url, poolclass=StaticPool)
+        return create_async_engine(url, hide_parameters=True, poolclass=StaticPool)
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_async_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     return engine
 

@@ -27,8 +27,10 @@ def observed(checkpoint: str, replica: str) -> ReplicaMetrics:
                 waiting=0,
             )
         )
-    timings = Timings(wait=0.25, encode=0, denoise=0, decode=0, png=0, total=1)
-    metrics.observe_job(JobResult(job_id="j", png=b"", seed=1, evaluations=20, timings=timings, infotext=""))
+    timings = Timings(wait=0.25, encode=0, denoise=0, decode=0, write=0, total=1)
+    metrics.observe_job(
+        JobResult(job_id="j", image=b"", seed=1, evaluations=20, timings=timings, infotext="")
+    )
     return metrics
 
 

@@ -25,9 +25,27 @@ def test_a_secret_may_hold_a_hash_sign(keys_file: Path) -> None:
     assert read_keys(keys_file)[0].sha256 == hashlib.sha256(b"o#ne").hexdigest()
 
 
+def test_a_key_is_for_what_its_line_says_or_for_everything(keys_file: Path) -> None:
+    digest = hashlib.sha256(b"three").hexdigest()
+    keys_file.write_text(
+        f"alice one\nbob two read # only looks\ncarol sha256:{digest} generate,read\nprom four operate\n"
+    )
+    scopes = {key.id: set(key.scopes) for key in read_keys(keys_file)}
+    assert scopes == {
+        "alice": {"read", "generate", "operate"},
+        "bob": {"read"},
+        "carol": {"read", "generate"},
+        "prom": {"operate"},
+    }
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "# nobody\n", "secret-alone\n", "a b c\n", "alice sha256:beef\n", "alice s1\nalice s2\n"],
+    [
+        *("", "# nobody\n", "secret-alone\n", "alice sha256:beef\n", "alice s1\nalice s2\n"),
+        *("alice s1 secret-alone\n", "alice s1 read secret-alone\n", "alice s1 read,\n", "alice s1 [read]\n"),
+        *("alice s1 read, generate\n", "alice s1 Read\n"),
+    ],
 )
 def test_a_wrong_keys_file_is_refused_without_quoting_it(keys_file: Path, text: str) -> None:
     keys_file.write_text(text)
@@ -51,6 +69,13 @@ def test_without_keys_only_this_machine_is_served(host: str) -> None:
 def test_without_keys_the_network_is_refused(host: str) -> None:
     with pytest.raises(ValueError, match=r"^auth: off"):
         settings_of(GatewayConfig(auth="off"), bind_host=host)
+
+
+def test_what_is_configured_for_web_pages_is_handed_on() -> None:
+    config = GatewayConfig.model_validate({"auth": "off", "cors_origins": ["https://page.example"]})
+    assert settings_of(config, bind_host="127.0.0.1").cors_origins == ("https://page.example",)
+    with pytest.raises(ValueError, match=r"cors_origins\n.*every origin"):
+        GatewayConfig.model_validate({"auth": "off", "cors_origins": ".*"})
 
 
 def test_with_keys_the_network_is_served(keys_file: Path) -> None:

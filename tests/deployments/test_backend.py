@@ -11,28 +11,36 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.backend import HandleBackend, RetryBudget
+from deployments.board.board import Board
 from deployments.config import GatewayConfig, Offer
 from deployments.metrics import GatewayMetrics
 from engine.protocol import (
     AtelierError,
     DeadlineExceeded,
+    DeviceMemory,
     EmbeddingFile,
+    Enlargement,
+    Interrupted,
     InvalidJob,
     Job,
     JobFailed,
     JobResult,
+    NotOffered,
     Overloaded,
     Timings,
     Unavailable,
     UpscalerFile,
+    Usage,
 )
+from tests.deployments.board.fakes import Clock, LocalBoard, order
+from tests.deployments.board.fakes import job as reported
 
 DONE = JobResult(
     job_id="job",
-    png=b"png",
+    image=b"png",
     seed=1,
     evaluations=4,
-    timings=Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0),
+    timings=Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0),
     infotext="",
 )
 NEVER = object()
@@ -69,17 +77,19 @@ class Handle:
 
     def __init__(self, *answers: object) -> None:
         self._answers = list(answers)
-        self.sent: list[Job] = []
+        self.sent: list[Any] = []
         self.responses: list[Response] = []
-        self.run = self
+        self.broadcasts: list[tuple[object, ...]] = []
+        self.run = self.caption = self
 
-    def remote(self, job: Job) -> Response:
+    def remote(self, job: Any) -> Response:
         self.sent.append(job)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         self.responses.append(Response(answer))
         return self.responses[-1]
 
-    def broadcast(self, method: str) -> "Handle":
+    def broadcast(self, method: str, *args: object) -> "Handle":
+        self.broadcasts.append((method, *args))
         return self
 
     async def results_async(self, **options: object) -> list[object]:
@@ -97,7 +107,8 @@ class Everything:
 def backend(*answers: object, seconds: float = 5.0) -> tuple[HandleBackend, Handle]:
     handle = Handle(*answers)
     config = GatewayConfig.model_validate({"auth": "off", "limits": {"deadline_seconds": seconds}})
-    made = HandleBackend(config, "gateway", lambda *_: handle, Everything(), GatewayMetrics("g"))
+    metrics = GatewayMetrics("g")
+    made = HandleBackend(config, "gateway", lambda *_: handle, Everything(), metrics, LocalBoard(None))
     entries = [
         {"name": "demo", "filename": "demo.safetensors"},
         {"name": "gone", "filename": "gone.safetensors", "app": "absent"},
@@ -242,3 +253,140 @@ async def test_embeddings_of_all_replicas_are_named_once_usable_ones_first() -> 
 
     made, _ = backend([file("b", True), file("a", False)], [file("a", True)])
     assert await made.embeddings() == [file("a", True), file("b", True)]
+
+
+async def test_an_enlargement_is_run_as_a_job_is() -> None:
+    work = Enlargement(
+        id="large",
+        checkpoint="demo",
+        image=b"png",
+        scale=2.0,
+        box=None,
+        crop=True,
+        max_pixels=100,
+        upscaler="Lanczos",
+        second="None",
+        second_visibility=0.0,
+        texts={},
+    )
+    made, handle = backend(ActorDiedError(), DONE)
+    assert await made.run(work) == DONE
+    assert [replace(sent, seconds_left=inf) for sent in handle.sent] == [work, work]
+
+
+def two_checkpoints(*answers: object) -> tuple[HandleBackend, Handle]:
+    """`away`, which does not run, and two that do."""
+    made, handle = backend(*answers)
+    entries = [
+        {"name": "away", "filename": "away.safetensors", "app": "absent"},
+        {"name": "demo", "filename": "demo.safetensors"},
+        {"name": "other", "filename": "other.safetensors"},
+    ]
+    made.offer(Offer.model_validate({"checkpoints": entries}))
+    return made, handle
+
+
+async def test_a_caption_is_by_the_first_checkpoint_that_runs_and_has_a_captioner() -> None:
+    made, handle = two_checkpoints(from_replica(NotOffered("no captioner")), "a cat")
+    assert await made.caption(b"png") == "a cat"
+    assert handle.sent == [b"png", b"png"]
+
+
+async def test_without_any_captioner_the_replicas_own_words_are_told() -> None:
+    made, handle = two_checkpoints(from_replica(NotOffered("captioner_dir is not set")))
+    error = await raised(made.caption(b"png"))
+    assert (type(error), error.message) == (NotOffered, "captioner_dir is not set")
+    assert len(handle.sent) == 2
+
+
+async def test_a_caption_whose_replica_is_lost_may_be_asked_for_again() -> None:
+    made, handle = two_checkpoints(ActorDiedError())
+    assert isinstance(await raised(made.caption(b"png")), Unavailable)
+    assert len(handle.sent) == 1
+
+
+async def test_without_a_checkpoint_that_runs_nothing_can_be_captioned() -> None:
+    made, handle = backend(NEVER)
+    made.offer(Offer.model_validate({"checkpoints": [{"name": "a", "filename": "a", "app": "absent"}]}))
+    assert isinstance(await raised(made.caption(b"png")), Unavailable)
+    assert not handle.sent
+
+
+async def test_cancelling_a_caption_cancels_it_in_the_replica() -> None:
+    made, handle = backend(NEVER)
+    call = asyncio.ensure_future(made.caption(b"png"))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert handle.responses[0].cancelled
+
+
+async def test_memory_is_of_replicas_that_have_a_gpu() -> None:
+    usage = Usage(current=1, peak=2)
+    memory = DeviceMemory(
+        device="a",
+        free=1,
+        total=2,
+        active=usage,
+        allocated=usage,
+        reserved=usage,
+        inactive=usage,
+        retries=0,
+        failures=0,
+    )
+    made, handle = backend(memory, None, ActorDiedError())
+    assert await made.memory() == [memory]
+    assert handle.broadcasts == [("memory",)]
+
+
+async def test_every_replica_is_told_which_folders_to_look_through() -> None:
+    made, handle = backend(None, ActorDiedError())
+    await made.refresh("embeddings")
+    assert handle.broadcasts == [("refresh", "embeddings")]
+
+
+async def test_an_interrupted_job_is_an_interruption_wherever_it_was(job: Job) -> None:
+    made, _ = backend(from_replica(Interrupted("the job was interrupted before it began")))
+    assert isinstance(await raised(made.run(job)), Interrupted)
+    made, handle = backend(NEVER)
+    clock = Clock()
+    made._orders._board = made._board = LocalBoard(Board(clock))
+    job = replace(job, id="me-a-0")
+    with made.opened(order("a")):
+        call = asyncio.ensure_future(made.run(job))
+        await asyncio.sleep(0)
+        await made._orders.report()
+        assert await made.interrupt("me", "a") == 1
+        clock.now += 3
+        await made._orders.report()
+        assert isinstance(await raised(call), Interrupted)
+    assert handle.responses[0].cancelled
+
+
+async def test_gateways_tell_the_same_of_each_others_orders(job: Job) -> None:
+    board = LocalBoard(Board(Clock()))
+    gateways = [backend(NEVER)[0] for _ in range(2)]
+    one, other = gateways
+    for each in gateways:
+        each._board = each._orders._board = each._questions._board = board
+    with one.opened(order("a", jobs=2)):
+        await one._orders.report()
+        assert [await each.pending("me") for each in gateways] == [["a"], ["a"]]
+        await board.report_jobs("r", "demo", [reported("me-a-0", 10, 20)], 10.0)
+        seen = [await each.progress("me", "a", preview=False) for each in gateways]
+        assert seen[0] is not None
+        assert seen[0].progress == 0.26
+        assert seen[0] == seen[1]
+        assert await other.interrupt("me", None) == 1
+        told = await board.report_jobs("r", "demo", [reported("me-a-0", 10, 20)], 10.0)
+        assert told.interrupted == ("me-a-0",)
+
+
+async def test_while_the_board_is_away_jobs_run_and_nothing_is_known_of_them(job: Job) -> None:
+    made, _ = backend(DONE)
+    with made.opened(order("a")):
+        assert await made.run(job) == DONE
+        assert await made.progress("me", "a", preview=True) is None
+        assert await made.pending("me") == []
+        assert isinstance(await raised(made.interrupt("me", None)), Unavailable)

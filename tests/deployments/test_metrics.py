@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.metrics import GatewayMetrics, ReplicaMetrics, merge
 from engine.protocol import JobResult, StepStats, Timings
 
-TIMINGS = Timings(wait=0.1, encode=0.02, denoise=2.0, decode=0.2, png=0.05, total=2.5)
-RESULT = JobResult(job_id="j", png=b"", seed=1, evaluations=20, timings=TIMINGS, infotext="")
+TIMINGS = Timings(wait=0.1, encode=0.02, denoise=2.0, decode=0.2, write=0.05, total=2.5)
+RESULT = JobResult(job_id="j", image=b"", seed=1, evaluations=20, timings=TIMINGS, infotext="")
 
 
 def step(operation: str) -> StepStats:

@@ -60,6 +60,13 @@ def test_where_no_replica_has_room_a_few_are_asked() -> None:
     assert len(set(asked)) == MOST_ASKED
 
 
+def test_what_shares_no_batch_is_no_company() -> None:
+    queues = Queues({0: 1, 1: 1})
+    routing = queues.routing(2)
+    routing.sent(0, None)
+    assert {routing.ranks(None)[0][0] for _ in range(20)} == {0, 1}
+
+
 def test_room_beyond_the_replicas_in_use_is_found() -> None:
     queues = Queues(dict.fromkeys(range(40), LIMIT) | {17: 0})
     assert queues.routing(40).ranks(KEY)[0] == [17]

@@ -110,6 +110,8 @@ def test_the_key_of_this_machine_is_made_once_and_for_its_owner_alone(tmp_path: 
     assert serve.local_key(gateway) == key
     assert gateway.keys_file is not None
     assert stat.S_IMODE(gateway.keys_file.stat().st_mode) == 0o600
+    gateway.keys_file.write_text(f"{serve.LOCAL_KEY} secret read,generate\n")
+    assert serve.local_key(gateway) == "secret"
 
 
 def test_keys_of_others_are_left_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from ray import serve
 from safetensors.torch import save_file
 
 from tests import upscalers
+from tests.blip import write_blip
 from tests.e2e.service import Service, free_port, wait_until
 from tests.tiny import tiny_modules, write_checkpoint
 
@@ -19,9 +20,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_files(folder: Path) -> dict[str, Any]:
-    """What jobs may name besides: another checkpoint, a VAE, an upscaler."""
-    vaes, upscalers_dir = folder / "vae", folder / "upscalers"
+    """What requests may need besides: another checkpoint, VAE, upscaler and captioner. No embedding yet."""
+    vaes, upscalers_dir, embeddings = folder / "vae", folder / "upscalers", folder / "embeddings"
     vaes.mkdir()
+    embeddings.mkdir()
     state = {key: tensor.contiguous() for key, tensor in tiny_modules(seed=5)[1].state_dict().items()}
     save_file(state, vaes / "kl.safetensors")
     upscalers_dir.mkdir()
@@ -30,6 +32,8 @@ def write_files(folder: Path) -> dict[str, Any]:
     return {
         "vae_dir": str(vaes),
         "upscalers_dir": str(upscalers_dir),
+        "captioner_dir": str(write_blip(folder / "blip")),
+        "embeddings_dir": str(embeddings),
         "companions": {"second": str(second)},
     }
 

@@ -15,6 +15,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 SECRET = "secret-of-the-tests"
+OTHERS_SECRET = "secret-of-others"
 
 
 def free_port() -> int:
@@ -49,7 +50,7 @@ class Service:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
         keys = folder / "keys"
-        keys.write_text(f"tests {SECRET}\n")
+        keys.write_text(f"tests {SECRET}\nothers {OTHERS_SECRET}\n")
         self.offer: list[dict[str, object]] = []
         self.applications: list[dict[str, Any]] = []
         self.gateway: dict[str, Any] = {

@@ -11,6 +11,7 @@ from engine.attention import attention_layers
 from engine.checkpoint import load_checkpoint, swap_checkpoint
 from engine.graphs import CudaRecorder, Graphs
 from engine.kernels import TORCH, choose, kernels
+from engine.memory import device_memory
 from engine.row_counts import RowCounts
 from engine.unet import Inputs, evaluate
 from tests.tiny import write_checkpoint
@@ -92,3 +93,16 @@ def test_every_layer_has_a_kernel_that_answers_what_torch_answers(files: list[Pa
     choice = choose(attention_layers(unet), next(unet.parameters()))
     assert choice
     assert set(choice.values()) <= {TORCH, *kernels()}
+
+
+def test_a_replicas_memory_is_what_its_tensors_take() -> None:
+    before = device_memory(DEVICE)
+    tensor = torch.zeros(2**26, dtype=torch.uint8, device=DEVICE)
+    after = device_memory(DEVICE)
+    assert before is not None
+    assert after is not None
+    assert before.device == after.device
+    assert after.allocated.current - before.allocated.current == tensor.nbytes
+    assert (
+        after.allocated.peak >= after.allocated.current <= after.reserved.current <= after.total - after.free
+    )

@@ -144,11 +144,16 @@ def test_row_keeps_its_loras_though_the_store_is_full(having: LoadedCheckpoint, 
 def test_unknown_name_is_a_warning_and_else_as_if_not_there(having: LoadedCheckpoint, folder: Path) -> None:
     job = make_job(prompt="a cat <lora:nobody:1>", steps=2)
     found = job_loras(job, having.loras)
-    assert found == JobLoras(warnings=("prompt: there is no LoRA 'nobody'",))
+    assert found == JobLoras(warnings=("prompt: there is no LoRA 'nobody'.",))
     plain = dataclasses.replace(job, prompt="a cat")
     assert difference(drawn(having, job)[0][0], drawn(having, plain)[0][0]) == 0
     with pytest.raises(LoraError, match="there is no LoRA 'nobody'"):
         job_loras(job, made(LoraSettings(folder=folder, strict=True)).loras)
+
+
+def test_the_nearest_name_is_told(having: LoadedCheckpoint) -> None:
+    (warning,) = job_loras(make_job(prompt="a cat <lora:inq:1>"), having.loras).warnings
+    assert warning == "prompt: there is no LoRA 'inq'. Nearest: ink."
 
 
 def test_disabled_extra_networks_are_neither_applied_nor_text(having: LoadedCheckpoint) -> None:
@@ -189,10 +194,10 @@ async def test_result_tells_hashes_and_warnings(having: LoadedCheckpoint, folder
         for name in ("ink", "wash")
     )
     assert result.lora_hashes == f"ink: {ink}, wash: {wash}"
-    assert result.warnings == ("prompt: there is no LoRA 'nobody'",)
+    assert result.warnings == ("prompt: there is no LoRA 'nobody'.",)
     last = f'Steps: 4, Lora hashes: "ink: {ink}, wash: {wash}", Version: v1.7.0'
     assert result.infotext == f"{prompt}\n{last}"
-    assert last.encode() in result.png
+    assert last.encode() in result.image
 
 
 @pytest.mark.parametrize(

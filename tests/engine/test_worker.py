@@ -92,12 +92,12 @@ async def held(checkpoint: LoadedCheckpoint, steps: Steps) -> AsyncIterator[Work
 
 async def test_job_comes_back_as_a_png_with_its_timings(worker: Worker) -> None:
     result = await worker.run(make_job(sampler="Heun", steps=4, infotext="hello\nSteps: 4"))
-    image = Image.open(io.BytesIO(result.png))
+    image = Image.open(io.BytesIO(result.image))
     assert image.size == (64, 64)
     assert image.info["parameters"] == "hello\nSteps: 4"
     assert result.evaluations == 7
     t = result.timings
-    parts = t.wait + t.encode + t.denoise + t.decode + t.png
+    parts = t.wait + t.encode + t.denoise + t.decode + t.write
     assert 0 < t.denoise < t.total
     assert parts == pytest.approx(t.total, rel=0.5)
 
@@ -273,7 +273,7 @@ async def test_interrupted_job_comes_back_with_what_there_is_of_it(held: Worker,
     result = await call
     assert result.interrupted
     assert result.evaluations < 8
-    image = Image.open(io.BytesIO(result.png))
+    image = Image.open(io.BytesIO(result.image))
     assert image.size == (64, 64)
     assert image.info["parameters"] == result.infotext == "hello\nSteps: 900"
     whole = await other
@@ -291,7 +291,7 @@ async def test_an_interrupted_inpainting_is_pasted_back(held: Worker, steps: Ste
     steps.let_all()
     result = await call
     assert result.interrupted
-    changed = (np.asarray(Image.open(io.BytesIO(result.png))) != np.asarray(scene(64, 64))).any(axis=2)
+    changed = (np.asarray(Image.open(io.BytesIO(result.image))) != np.asarray(scene(64, 64))).any(axis=2)
     assert changed[16:48, 16:48].mean() > 0.5
     changed[16:48, 16:48] = False
     assert not changed.any()

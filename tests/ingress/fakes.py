@@ -10,17 +10,21 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.protocol import (
     Checkpoint,
+    DeviceMemory,
     EmbeddingFile,
+    Enlargement,
+    FolderKind,
     Job,
     JobResult,
     LoraFile,
+    NotOffered,
     Timings,
     UpscalerFile,
     VaeFile,
 )
-from ingress.backend import Order
+from ingress.backend import Order, OrderProgress
 
-TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, png=0, total=0)
+TIMINGS = Timings(wait=0, encode=0, denoise=0, decode=0, write=0, total=0)
 
 CHECKPOINTS = (
     Checkpoint(name="demo", filename="demo.safetensors"),
@@ -37,6 +41,9 @@ class FakeBackend:
 
     def __init__(self, fail: Exception | None = None, offered: Sequence[Checkpoint] = CHECKPOINTS) -> None:
         self.jobs: list[Job] = []
+        self.enlargements: list[Enlargement] = []
+        self.captions: dict[bytes, str] = {}
+        """Of pictures, by their files."""
         self.orders: list[Order] = []
         self.fail = fail
         self.offered = offered
@@ -44,7 +51,13 @@ class FakeBackend:
         self.embedding_files: list[EmbeddingFile] = []
         self.upscaler_files: list[UpscalerFile] = []
         self.vae_files: list[VaeFile] = []
-        self.refreshed = 0
+        self.refreshed: list[FolderKind] = []
+        self.device_memory: list[DeviceMemory] = []
+        self.found: dict[tuple[str, str | None], OrderProgress] = {}
+        """What is known of orders, by key and id."""
+        self.asked: list[tuple[str, str | None, bool]] = []
+        self.queued: list[str] = []
+        self.interrupted: list[tuple[str, str | None, bool]] = []
         self.known: dict[str, Any] = {}
         """What of a result only a replica knows."""
 
@@ -56,17 +69,41 @@ class FakeBackend:
         self.orders.append(order)
         yield
 
-    async def run(self, job: Job) -> JobResult:
-        self.jobs.append(job)
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        if isinstance(job, Enlargement):
+            self.enlargements.append(job)
+        else:
+            self.jobs.append(job)
         if self.fail:
             raise self.fail
+        if isinstance(job, Enlargement):
+            return JobResult(job_id=job.id, image=b"enlarged " + job.id.encode(), timings=TIMINGS)
         return replace(result(job), **self.known)
+
+    async def caption(self, image: bytes) -> str:
+        if image not in self.captions:
+            raise NotOffered("no captioner here")
+        return self.captions[image]
+
+    async def progress(self, key: str, order: str | None, *, preview: bool) -> OrderProgress | None:
+        self.asked.append((key, order, preview))
+        return self.found.get((key, order))
+
+    async def pending(self, key: str) -> Sequence[str]:
+        return self.queued
+
+    async def interrupt(self, key: str, order: str | None, *, skip: bool = False) -> int:
+        self.interrupted.append((key, order, skip))
+        return 1
 
     async def loras(self) -> Sequence[LoraFile]:
         return self.lora_files
 
-    async def refresh_loras(self) -> None:
-        self.refreshed += 1
+    async def refresh(self, kind: FolderKind) -> None:
+        self.refreshed.append(kind)
+
+    async def memory(self) -> Sequence[DeviceMemory]:
+        return self.device_memory
 
     async def embeddings(self) -> Sequence[EmbeddingFile]:
         return self.embedding_files
@@ -94,7 +131,7 @@ def result(job: Job) -> JobResult:
     Image.new("RGB", (8, 8)).save(file, "png", pnginfo=chunks)
     return JobResult(
         job_id=job.id,
-        png=file.getvalue(),
+        image=file.getvalue(),
         seed=job.seed,
         evaluations=job.steps,
         timings=TIMINGS,

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Message
 
-from engine.protocol import DeadlineExceeded, Job, JobFailed, JobResult
+from engine.protocol import DeadlineExceeded, Enlargement, Interrupted, Job, JobFailed, JobResult
 from ingress import dispatch, translate
 from ingress.app import build_app
 from ingress.backend import Order
@@ -33,14 +33,18 @@ ORDER = Order(
 class SlowBackend(FakeBackend):
     """Jobs take `seconds` by seed, failing where `fail` says so. Remembers which were aborted."""
 
-    def __init__(self, seconds: dict[int, float], failing: int | None = None) -> None:
+    def __init__(
+        self, seconds: dict[int, float], failing: int | None = None, failure: Exception | None = None
+    ) -> None:
         super().__init__()
+        self.failure = failure or JobFailed("this one")
         self.seconds = MappingProxyType(seconds)
         self.failing = failing
         self.aborted: list[int] = []
         self.started = asyncio.Event()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         self.started.set()
         try:
             await asyncio.sleep(self.seconds.get(job.seed, 30))
@@ -48,7 +52,7 @@ class SlowBackend(FakeBackend):
             self.aborted.append(job.seed)
             raise
         if job.seed == self.failing:
-            raise JobFailed("this one")
+            raise self.failure
         return result(job)
 
 
@@ -80,6 +84,13 @@ async def test_the_first_failure_aborts_the_siblings() -> None:
     with pytest.raises(JobFailed, match="this one"):
         await dispatch.run(ORDER, jobs(3), backend, connected, 30)
     assert sorted(backend.aborted) == [0, 2]
+
+
+async def test_interrupted_jobs_leave_their_siblings_alone() -> None:
+    backend = SlowBackend({0: 0.02, 1: 0.01, 2: 0.02}, failing=1, failure=Interrupted("stop"))
+    results = await dispatch.run(ORDER, jobs(3), backend, connected, 30)
+    assert [one.seed for one in results] == [0, 2]
+    assert backend.aborted == []
 
 
 async def test_the_deadline_aborts_all() -> None:

@@ -21,7 +21,6 @@ Draw = Callable[..., Any]
         {"script_name": "X/Y/Z plot"},
         {"save_images": True},
         {"alwayson_scripts": {"controlnet": {"args": [{"enabled": True}]}}},
-        {"override_settings": {"samples_format": "jpg"}},
         {"override_settings": {"sigma_min": 0.1}},
         {"override_settings": {"sgm_noise_multiplier": True}},
         {"override_settings": {"uni_pc_order": 2}},
@@ -136,6 +135,6 @@ async def test_a_wrong_content_length_is_answered(length: str) -> None:
     async def receive() -> Message:
         raise AssertionError("read")
 
-    scope = {"type": "http", "headers": [(b"content-length", length.encode("utf-8"))]}
+    scope = {"type": "http", "path": "/", "headers": [(b"content-length", length.encode("utf-8"))]}
     await BodyLimit(never, max_bytes=1024)(scope, receive, send)
     assert sent[0]["status"] == (413 if length.startswith("9") else 400)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Job, JobResult, LoraFile
+from engine.protocol import Enlargement, Job, JobResult, LoraFile
 from tests.ingress.fakes import FakeBackend
 
 HASHES = "ink: 0123456789ab, wash: ba9876543210"
@@ -17,7 +17,8 @@ HASHES = "ink: 0123456789ab, wash: ba9876543210"
 class Knowing(FakeBackend):
     """Applies two LoRAs to every job, and does not know a third."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         return dataclasses.replace(
             await super().run(job),
             infotext=f'{job.infotext}, Lora hashes: "{HASHES}"',
@@ -61,4 +62,4 @@ def test_loras_are_listed_without_paths_of_the_machine(client: TestClient, backe
 def test_refresh_reaches_the_replicas(client: TestClient, backend: FakeBackend) -> None:
     answer = client.post("/sdapi/v1/refresh-loras")
     assert (answer.status_code, answer.json()) == (200, None)
-    assert backend.refreshed == 1
+    assert backend.refreshed == ["loras"]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Integer, Table, insert, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError
 
 from ingress.store.database import Database, metadata, with_driver
 
@@ -38,6 +39,16 @@ async def test_an_error_undoes_the_whole_transaction() -> None:
             await connection.execute(insert(numbers).values(number=1))
             raise ZeroDivisionError
     assert await read(database) == set()
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///{folder}/file.sqlite"])
+async def test_errors_tell_no_values(tmp_path: Path, url: str) -> None:
+    database = Database(url.format(folder=tmp_path))
+    await add(database, 271828)
+    with pytest.raises(IntegrityError) as caught:
+        await add(database, 271828)
+    assert "271828" not in str(caught.value)
     await database.close()
 
 

@@ -1,0 +1,207 @@
+"""Each line of `ingress/contract.py` against the application, and the application against the lines."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from random import Random
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from engine.protocol import Job
+from ingress import contract
+from ingress.app import build_app
+from ingress.contract import FIELDS, HONOURED, IGNORED, REFUSED, REQUESTS, ROUTES, WITHIN, Field
+from ingress.settings import Settings, Style
+from tests.ingress.fakes import FakeBackend
+from tools import api
+
+PENDING: frozenset[str] = frozenset(
+    {
+        "POST /extra-single-image",
+        "POST /extra-batch-images",
+        "POST /png-info",
+        "POST /interrogate",
+        "GET /progress",
+        "POST /interrupt",
+        "POST /skip",
+        "GET /options",
+        "POST /options",
+        "POST /internal/progress",
+        "GET /internal/pending-tasks",
+    }
+)
+"""Lines of routes that are being built."""
+
+ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
+"""What pages of documents are made of."""
+
+LINES = [(prefix, route) for prefixes, routes in ROUTES.items() for prefix in prefixes for route in routes]
+SETTINGS = Settings(auth="off", compat_version="v1.10.1", styles=(Style(name="ink", prompt="ink drawing"),))
+NOW = datetime(2024, 3, 14, 16, 46, 34)
+
+
+def is_pending(route: contract.Route) -> bool:
+    return f"{route.method} {route.path}" in PENDING
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request comes to, for a backend that answers at once."""
+
+    status: int
+    jobs: list[Job]
+    answer: dict[str, Any]
+    task_id: str
+
+    @property
+    def pictures(self) -> int:
+        return len(self.answer["images"])
+
+    def effect(self, own: str) -> object:
+        """What the pictures and the rest of the answer depend on; `own` is the field that is looked at."""
+        drawn = [replace(job, id="", infotext="") for job in self.jobs]
+        return drawn, self.pictures, self.task_id, {**self.answer["parameters"], own: None}
+
+
+Sent = Callable[[str, Mapping[str, Any]], Outcome]
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return build_app(FakeBackend(), SETTINGS)
+
+
+@pytest.fixture
+def sent(app: FastAPI) -> Sent:
+    """Post a body to a route. The same one comes to the same jobs, with the same ids."""
+
+    def send(route: str, body: Mapping[str, Any]) -> Outcome:
+        backend = FakeBackend()
+        app.state.service = replace(app.state.service, backend=backend, random=Random(0), now=lambda: NOW)
+        client = TestClient(app, headers={"x-request-id": "request"})
+        answer = client.post(f"/sdapi/v1{route}", json=body)
+        return Outcome(answer.status_code, backend.jobs, answer.json(), answer.headers.get("x-task-id", ""))
+
+    return send
+
+
+@dataclass(frozen=True)
+class Case:
+    """A field sent to a route: the body with its sample, and the body without. `own` is the part it is in."""
+
+    route: str
+    within: str
+    field: Field
+
+    @property
+    def own(self) -> str:
+        return self.within or self.field.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.within}.{self.field.name}" if self.within else self.field.name
+
+    @property
+    def without(self) -> dict[str, Any]:
+        return {**REQUESTS[self.route].base, **self.field.given}
+
+    @property
+    def having(self) -> dict[str, Any]:
+        said = {self.field.name: self.field.sample}
+        return self.without | ({self.within: said} if self.within else said)
+
+
+def cases(state: contract.State) -> list[Any]:
+    return [
+        pytest.param(case, id=f"{route}-{case.name}")
+        for fields in FIELDS
+        for route in fields.routes
+        for field in fields.fields
+        if field.state == state
+        for case in [Case(route, fields.within, field)]
+    ]
+
+
+@pytest.mark.parametrize("case", cases(HONOURED))
+def test_an_honoured_field_changes_what_is_drawn_or_answered(sent: Sent, case: Case) -> None:
+    without, having = sent(case.route, case.without), sent(case.route, case.having)
+    assert (without.status, having.status) == (200, 200), having.answer
+    assert having.effect(case.own) != without.effect(case.own)
+
+
+@pytest.mark.parametrize("case", cases(IGNORED))
+def test_an_ignored_field_is_echoed_and_changes_nothing_else(sent: Sent, case: Case) -> None:
+    without, having = sent(case.route, case.without), sent(case.route, case.having)
+    assert having.status == 200, having.answer
+    assert (having.jobs, having.task_id) == (without.jobs, without.task_id)
+    assert having.answer["parameters"] == without.answer["parameters"] | {case.own: case.having[case.own]}
+    assert having.answer | {"parameters": None} == without.answer | {"parameters": None}
+
+
+@pytest.mark.parametrize("case", cases(REFUSED))
+def test_a_refused_field_is_named_in_the_error(sent: Sent, case: Case) -> None:
+    without, having = sent(case.route, case.without), sent(case.route, case.having)
+    assert (without.status, having.status) == (200, 422), having.answer
+    assert list(having.answer) == ["error", "detail", "body", "errors"]
+    assert having.answer["detail"].startswith(f"{case.name}: ")
+    assert having.jobs == []
+
+
+def named(lines: Iterable[Field], but: str = "") -> set[str]:
+    return {field.name for field in lines if field.state != but}
+
+
+@pytest.mark.parametrize("route", REQUESTS)
+def test_every_field_of_a_request_has_a_line_and_every_line_a_field(route: str) -> None:
+    lines = [field for each in FIELDS if route in each.routes and not each.within for field in each.fields]
+    assert named(lines) == set(REQUESTS[route].model.model_fields)
+
+
+@pytest.mark.parametrize("within", WITHIN)
+def test_every_option_has_a_line_and_those_that_are_not_known_are_ignored(within: str) -> None:
+    lines = [field for each in FIELDS if each.within == within for field in each.fields]
+    known = set(WITHIN[within].model_fields)
+    assert named(lines, but=IGNORED) <= known <= named(lines)
+
+
+def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
+    there = {
+        (method, route.path)
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if (method != "HEAD" or route.path == "/") and route.path not in ASSETS
+    }
+    said = {(route.method, prefix + route.path) for prefix, route in LINES}
+    pending = {(route.method, prefix + route.path) for prefix, route in LINES if is_pending(route)}
+    assert {type(route) for route in app.routes} == {APIRoute}
+    assert there == said - pending
+    assert not there & pending
+
+
+@pytest.mark.parametrize(
+    ("prefix", "route"),
+    [
+        pytest.param(prefix, route, id=f"{route.method} {prefix}{route.path}")
+        for prefix, route in LINES
+        if not is_pending(route)
+    ],
+)
+def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
+    path = prefix + route.path.replace("{path:path}", "any/thing")
+    answer = TestClient(app).request(route.method, path, json=route.body)
+    assert answer.status_code == route.status, answer.text
+    assert (route.state == REFUSED) == (answer.status_code >= 400)
+    assert (route.state == IGNORED) == ("x-warnings" in answer.headers)
+    if route.state == REFUSED:
+        assert list(answer.json()) == ["error", "detail", "body", "errors"]
+        assert answer.headers["x-should-retry"] == "false"
+
+
+def test_the_page_is_made_of_the_lines() -> None:
+    assert api.PAGE.read_text() == api.page(), "python -m tools.api writes it anew"
