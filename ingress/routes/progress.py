@@ -7,6 +7,7 @@ from fastapi import Body, Depends, FastAPI, Header, Request
 
 from ingress.backend import OrderProgress
 from ingress.deps import ServiceDep
+from ingress.schemas.examples import INTERNAL_PROGRESS_EXAMPLES, WHICH_ORDER_EXAMPLES
 from ingress.schemas.progress import (
     InternalProgress,
     InternalProgressRequest,
@@ -49,6 +50,7 @@ async def _named(
 
 
 OrderId = Annotated[str | None, Depends(_named)]
+OrderBody = Annotated[WhichOrder | None, Body(openapi_examples=WHICH_ORDER_EXAMPLES)]
 
 
 async def progress(
@@ -66,7 +68,7 @@ async def interrupt(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body()] = None,
+    body: OrderBody = None,
 ) -> dict[str, Any]:
     """Stop the order of this id; without one, all of the caller's. Each answers with what it has by then."""
     await service.backend.interrupt(request.state.key, order or (body.order if body else None))
@@ -77,14 +79,16 @@ async def skip(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body()] = None,
+    body: OrderBody = None,
 ) -> None:
     """As interrupt, but pictures that have not begun are still drawn."""
     await service.backend.interrupt(request.state.key, order or (body.order if body else None), skip=True)
 
 
 async def internal_progress(
-    body: InternalProgressRequest, request: Request, service: ServiceDep
+    body: Annotated[InternalProgressRequest, Body(openapi_examples=INTERNAL_PROGRESS_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
 ) -> InternalProgress:
     """As A1111's own page asks for it: for one order, and each preview once."""
     found = await service.backend.progress(request.state.key, body.id_task, preview=body.live_preview)

@@ -111,3 +111,12 @@ EXTRA_BATCH_EXAMPLES: Final[dict[str, Example]] = {
 INTERROGATE_EXAMPLES: Final[dict[str, Example]] = {
     "described": {"summary": "What is in a picture", "value": {"image": PICTURE, "model": "clip"}}
 }
+
+WHICH_ORDER_EXAMPLES: Final[dict[str, Example]] = {
+    "one": {"summary": "One order, by its `force_task_id` or `X-Task-Id`", "value": {"id": "my-order"}},
+    "all": {"summary": "All of the caller's", "value": {}},
+}
+
+INTERNAL_PROGRESS_EXAMPLES: Final[dict[str, Example]] = {
+    "one": {"summary": "One order, by its id", "value": {"id_task": "my-order", "live_preview": True}}
+}
