@@ -24,6 +24,7 @@ from engine.protocol import (
     CheckpointError,
     Interrupted,
     InvalidJob,
+    Job,
     JobAborted,
     JobProgress,
     Refiner,
@@ -349,12 +350,12 @@ async def test_job_that_is_interrupted_when_it_is_just_prepared_does_not_become_
     checkpoint: LoadedCheckpoint,
 ) -> None:
     class Interrupting(Worker):
-        async def _prepared(self, ticket: Any) -> Prepared:
+        async def _prepared(self, job: Job, ticket: Any) -> Prepared:
             handled = threading.Event()
             self.interrupt(["job"])
             self._inbox.put(handled.set)
             assert handled.wait(5)
-            return await super()._prepared(ticket)
+            return await super()._prepared(job, ticket)
 
     made: list[StepStats] = []
     worker = Interrupting(Engine(checkpoint, on_step=made.append))
