@@ -221,7 +221,7 @@ def serve_config(name: str, served: Served, keys: Path) -> dict[str, Any]:
         "name": "gateway",
         "route_prefix": "/",
         "import_path": "deployments.app:build_gateway",
-        "args": {"keys_file": str(keys)},
+        "args": {"keys_file": str(keys), "database": f"sqlite:///{keys}.sqlite"},
         "deployments": [
             {
                 "name": "Gateway",

@@ -73,6 +73,8 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         clip_skip=config.clip_skip,
         limits=config.limits,
         database=config.database,
+        answers_seconds=config.answers_seconds,
+        answers_mb=config.answers_mb,
         styles=read_styles(config.styles_file) if config.styles_file else (),
         cors_origins=config.cors_origins,
         save_dir=config.save_dir,

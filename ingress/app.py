@@ -1,5 +1,8 @@
 """The HTTP side, put together."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from random import SystemRandom
 
@@ -11,14 +14,17 @@ from ingress.auth import Authentication
 from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
+from ingress.idempotency import Idempotency, Unattended
 from ingress.middleware import BodyLimit, Options, RequestContext
-from ingress.routes import absent, health, images, lists, machines, operations, progress, sdapi
+from ingress.routes import absent, health, images, lists, machines, operations, options, progress, sdapi
 from ingress.scopes import check_routes
 from ingress.settings import CorsOrigins, Settings
+from ingress.store.answers import Answers
 from ingress.store.database import Database
 from ingress.store.pictures import PictureStore
 
 EXPOSED_HEADERS = (
+    "Idempotent-Replayed",
     "Retry-After",
     "X-Process-Time",
     "X-Request-Id",
@@ -34,14 +40,33 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     Raises ValueError, naming the key, for a setting that cannot be used.
     """
     pictures = PictureStore(settings.save_dir) if settings.save_dir else None
+    database = Database(settings.database)
+    answers = Answers(database, settings.answers_seconds, settings.answers_mb * 2**20)
+    unattended = Unattended()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tending = asyncio.create_task(answers.tend())
+        yield
+        tending.cancel()
+        await unattended.close()
+        await database.close()
+
     app = FastAPI(
         title="Atelier",
+        lifespan=lifespan,
         middleware=[
             *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(RequestContext, observe=observe),
             Middleware(Options),
             *([Middleware(Authentication, keys=settings.keys)] if settings.auth == "keys" else []),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
+            Middleware(
+                Idempotency,
+                answers=answers,
+                unattended=unattended,
+                wait_seconds=settings.limits.deadline_seconds,
+            ),
         ],
         strict_content_type=False,
         redirect_slashes=False,
@@ -49,14 +74,13 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         docs_url=None,
         redoc_url=None,
     )
-    app.state.service = Service(
-        backend, settings, Database(settings.database), SystemRandom(), datetime.now, pictures
-    )
+    app.state.service = Service(backend, settings, database, SystemRandom(), datetime.now, pictures)
     for prefix in ("/v1", ""):
         sdapi.add_routes(app, f"{prefix}/sdapi/v1")
         images.add_routes(app, f"{prefix}/sdapi/v1")
         lists.add_routes(app, f"{prefix}/sdapi/v1")
         machines.add_routes(app, f"{prefix}/sdapi/v1")
+        options.add_routes(app, f"{prefix}/sdapi/v1")
         absent.add_sdapi_routes(app, f"{prefix}/sdapi/v1")
         progress.add_routes(app, prefix)
     health.add_routes(app)

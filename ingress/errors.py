@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from engine.protocol import (
     AtelierError,
@@ -48,6 +49,14 @@ class NotFound(AtelierError):
 
 class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
+
+
+class CheckpointNotFound(NotFound):
+    """`POST /options` names a checkpoint that is not there. `CheckpointNotFound(message, name)`."""
+
+    @property
+    def name(self) -> str:
+        return str(self.args[1])
 
 
 class ScriptRefused(InvalidRequest):
@@ -98,6 +107,7 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest", "invalid_request"),
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
+        CheckpointNotFound: Answer(404, "RuntimeError", "not_found"),
         ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
         Absent: Answer(404, "HTTPException", "not_offered"),
         Unsupported: Answer(501, "HTTPException", "not_offered"),
@@ -191,15 +201,17 @@ def _nearest_of(error: Any) -> str:
     return nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
 
 
-def _domain_error(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, AtelierError)
+def domain_response(exc: AtelierError, scope: Scope) -> Response:
+    """How an error of ours is answered."""
     answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
     detail, errors = exc.message, ""
     known = exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc))
-    if known and dialect(own_path(request.scope)) == "a1111":
+    if known and dialect(own_path(scope)) == "a1111":
         detail, errors = known, exc.message
     elif isinstance(exc, UpscalerNotFound):
         errors = f"could not find upscaler named {exc.name}"
+    elif isinstance(exc, CheckpointNotFound):
+        errors = f"model {shown(exc.name)} not found"
     problem = Problem(
         status=answer.status,
         detail=detail,
@@ -208,13 +220,18 @@ def _domain_error(request: Request, exc: Exception) -> Response:
         errors=errors,
         field=_field(exc.message) if isinstance(exc, InvalidRequest | InvalidJob | NotFound) else None,
     )
-    response = written(problem, request.scope)
+    response = written(problem, scope)
     if answer.final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):
         seconds = math.ceil(min(max(1, exc.retry_after), MAX_RETRY_AFTER))
         response.headers["retry-after"] = str(seconds)
     return response
+
+
+def _domain_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, AtelierError)
+    return domain_response(exc, request.scope)
 
 
 def _field(message: str) -> str | None:

@@ -1,6 +1,7 @@
 """How far a caller's orders are, and how they are stopped. Nobody sees or stops another key's."""
 
 import base64
+from types import NoneType
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, Request
@@ -15,7 +16,7 @@ from ingress.schemas.progress import (
     Progress,
     WhichOrder,
 )
-from ingress.scopes import ANY_KEY, GENERATE, READ
+from ingress.scopes import GENERATE, READ
 from ingress.settings import CompatVersion
 
 NOTHING = OrderProgress(
@@ -161,7 +162,7 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     documented = {**wrong, 200: {"model": Progress}}
     app.get(f"{sdapi}/progress", dependencies=[READ], responses=documented)(progress)
     app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=wrong)(interrupt)
-    app.post(f"{sdapi}/skip", dependencies=[GENERATE], responses=wrong)(skip)
+    app.post(f"{sdapi}/skip", response_model=NoneType, dependencies=[GENERATE], responses=wrong)(skip)
     app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
     app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
-    app.get(f"{prefix}/internal/ping", dependencies=[ANY_KEY])(ping)
+    app.get(f"{prefix}/internal/ping", dependencies=[READ])(ping)

@@ -120,3 +120,10 @@ WHICH_ORDER_EXAMPLES: Final[dict[str, Example]] = {
 INTERNAL_PROGRESS_EXAMPLES: Final[dict[str, Example]] = {
     "one": {"summary": "One order, by its id", "value": {"id_task": "my-order", "live_preview": True}}
 }
+
+OPTIONS_EXAMPLES: Final[dict[str, Example]] = {
+    "checkpoint": {
+        "summary": "Another checkpoint for all further requests, and its clip skip",
+        "value": {"sd_model_checkpoint": "majicmixRealistic_v7", "CLIP_stop_at_last_layers": 2},
+    }
+}

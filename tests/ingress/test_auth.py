@@ -2,7 +2,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -114,8 +114,9 @@ BODIES = bodies(build_app(FakeBackend(), SETTINGS))
 
 
 @pytest.fixture(scope="module")
-def anybody() -> TestClient:
-    return TestClient(build_app(willing_backend(), SETTINGS))
+def anybody() -> Iterator[TestClient]:
+    with TestClient(build_app(willing_backend(), SETTINGS)) as client:
+        yield client
 
 
 def ask(client: TestClient, method: str, path: str, headers: Headers) -> Any:
@@ -142,7 +143,7 @@ def test_what_routes_need_is_what_was_meant() -> None:
         elif path == "/metrics" or re.search("/(refresh-|unload-|reload-)", path):
             assert need == "operate", path
         else:
-            reads = method == "GET" or path.endswith("/png-info")
+            reads = method == "GET" or path.endswith(("/png-info", "/internal/progress"))
             assert need == ("read" if reads else "generate"), path
 
 
