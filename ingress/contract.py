@@ -128,6 +128,7 @@ SDAPI: Final = (
 
 BESIDE: Final = (
     Route("POST", "/internal/progress", HONOURED, "How far one request is."),
+    Route("GET", "/internal/ping", HONOURED, "`{}`"),
     Route("GET", "/internal/pending-tasks", HONOURED, "The caller's requests that wait."),
     *(Route("GET", path, HONOURED, f"`{json.dumps(answer)}`") for path, answer in absent.ANSWERS.items()),
     *map(_refused, absent.ROOT),

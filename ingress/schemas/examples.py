@@ -111,3 +111,15 @@ EXTRA_BATCH_EXAMPLES: Final[dict[str, Example]] = {
 INTERROGATE_EXAMPLES: Final[dict[str, Example]] = {
     "described": {"summary": "What is in a picture", "value": {"image": PICTURE, "model": "clip"}}
 }
+
+INTERNAL_PROGRESS_EXAMPLES: Final[dict[str, Example]] = {
+    "polled": {
+        "summary": "Of the request that was sent with this force_task_id",
+        "value": {"id_task": "task(7h3x)", "id_live_preview": -1, "live_preview": True},
+    }
+}
+
+WHICH_ORDER_EXAMPLES: Final[dict[str, Example]] = {
+    "all": {"summary": "All of the caller's", "value": {}},
+    "one": {"summary": "That of this force_task_id", "value": {"id": "task(7h3x)"}},
+}
