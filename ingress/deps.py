@@ -11,7 +11,9 @@ from fastapi import Depends, Request
 from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.orders import Orders
 from ingress.store.pictures import PictureStore
+from ingress.store.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Service:
     backend: Backend
     settings: Settings
     database: Database
+    orders: Orders
+    results: Results
     random: Random
     now: Callable[[], datetime]
     """Local time."""
@@ -31,6 +35,20 @@ async def _service(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
+
+
+def random_of(request: Request, service: Service) -> Random:
+    """What draws for this request: at each attempt the same, if it has an Idempotency-Key."""
+    random = getattr(request.state, "random", service.random)
+    assert isinstance(random, Random)
+    return random
+
+
+def time_of(request: Request, service: Service) -> datetime:
+    """When this request came, in local time: at each attempt the same, if it has an Idempotency-Key."""
+    time = getattr(request.state, "now", None) or service.now()
+    assert isinstance(time, datetime)
+    return time
 
 
 ServiceDep = Annotated[Service, Depends(_service)]

@@ -9,12 +9,15 @@ from typing import Any
 from starlette.types import Receive
 
 from engine.protocol import JobResult
-from ingress import dispatch, translate
+from ingress import dispatch, options, translate
 from ingress.backend import Order
 from ingress.deps import Service
+from ingress.errors import InvalidRequest, shown
 from ingress.saving import save
 from ingress.schemas.sdapi import GenerationRequest, Txt2ImgRequest
 from ingress.translate import Generation
+
+MAX_ID_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +53,32 @@ class Drawn:
         return translate.headers(self.generation, self.results)
 
 
+def order_id(body: GenerationRequest, otherwise: str) -> str:
+    """The id that the caller has chosen for its order. Raises `InvalidRequest` for what no header can say."""
+    given = body.force_task_id or otherwise
+    if len(given) > MAX_ID_CHARS or not (given.isascii() and given.isprintable()):
+        allowed = f"at most {MAX_ID_CHARS} printable characters of ASCII"
+        raise InvalidRequest(f"force_task_id: {shown(given)} is not allowed. Allowed: {allowed}.")
+    return given
+
+
 def resolved(body: GenerationRequest, asked: Asked, service: Service) -> Generation:
     """What the order comes to. Raises what is wrong with it; no work is done."""
-    return translate.resolve(body, service.backend.checkpoints(), service.settings, asked.random, asked.now)
+    available = service.backend.checkpoints()
+    return translate.resolve(body, available, service.settings, asked.random, asked.now, asked.options)
+
+
+def options_after(generation: Generation, asked: Asked, service: Service) -> Mapping[str, Any]:
+    """What the caller has set when the order is done: its overrides too, where they are to stay.
+
+    Raises `InvalidRequest` for values that cannot be kept.
+    """
+    request = generation.sent
+    if request.override_settings_restore_afterwards:
+        return asked.options
+    available = service.backend.checkpoints()
+    overrides = options.counting({}, request.override_settings or {})
+    return options.changed(asked.options, overrides, service.settings, available, "override_settings")
 
 
 async def drawn(generation: Generation, asked: Asked, service: Service, receive: Receive) -> Drawn:

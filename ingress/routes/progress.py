@@ -16,7 +16,7 @@ from ingress.schemas.progress import (
     Progress,
     WhichOrder,
 )
-from ingress.scopes import ANY_KEY, GENERATE, READ
+from ingress.scopes import GENERATE, READ
 from ingress.settings import CompatVersion
 
 NOTHING = OrderProgress(
@@ -51,6 +51,7 @@ async def _named(
 
 
 OrderId = Annotated[str | None, Depends(_named)]
+OrderBody = Annotated[WhichOrder | None, Body(openapi_examples=WHICH_ORDER_EXAMPLES)]
 
 
 async def progress(
@@ -68,7 +69,7 @@ async def interrupt(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body(openapi_examples=WHICH_ORDER_EXAMPLES)] = None,
+    body: OrderBody = None,
 ) -> dict[str, Any]:
     """Stop the order of this id; without one, all of the caller's. Each answers with what it has by then."""
     await service.backend.interrupt(request.state.key, order or (body.order if body else None))
@@ -79,7 +80,7 @@ async def skip(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body(openapi_examples=WHICH_ORDER_EXAMPLES)] = None,
+    body: OrderBody = None,
 ) -> None:
     """As interrupt, but pictures that have not begun are still drawn."""
     await service.backend.interrupt(request.state.key, order or (body.order if body else None), skip=True)
@@ -164,4 +165,4 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     app.post(f"{sdapi}/skip", response_model=NoneType, dependencies=[GENERATE], responses=wrong)(skip)
     app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
     app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
-    app.get(f"{prefix}/internal/ping", dependencies=[ANY_KEY])(ping)
+    app.get(f"{prefix}/internal/ping", dependencies=[READ])(ping)

@@ -49,6 +49,7 @@ class Service:
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
+        self.database = folder / "atelier.sqlite"
         keys = folder / "keys"
         keys.write_text(f"tests {SECRET}\nothers {OTHERS_SECRET}\n")
         self.offer: list[dict[str, object]] = []
@@ -57,7 +58,11 @@ class Service:
             "name": "gateway",
             "route_prefix": "/",
             "import_path": "deployments.app:build_gateway",
-            "args": {"keys_file": str(keys)},
+            "args": {
+                "keys_file": str(keys),
+                "database": f"sqlite:///{self.database}",
+                "results": str(folder / "results"),
+            },
         }
         self.client = httpx2.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=120

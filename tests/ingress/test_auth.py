@@ -2,7 +2,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -114,8 +114,9 @@ BODIES = bodies(build_app(FakeBackend(), SETTINGS))
 
 
 @pytest.fixture(scope="module")
-def anybody() -> TestClient:
-    return TestClient(build_app(willing_backend(), SETTINGS))
+def anybody() -> Iterator[TestClient]:
+    with TestClient(build_app(willing_backend(), SETTINGS)) as client:
+        yield client
 
 
 def ask(client: TestClient, method: str, path: str, headers: Headers) -> Any:
@@ -126,10 +127,10 @@ def ask(client: TestClient, method: str, path: str, headers: Headers) -> Any:
 def test_the_matrix_covers_every_route() -> None:
     paths = {path for _, path, _ in ROUTES}
     assert {"/", "/docs", "/redoc", "/metrics", "/openapi.json", "/health/live"} <= paths
-    assert {"/v1/sdapi/v1/txt2img", "/sdapi/v1/sd-models"} <= paths
+    assert {"/v1/sdapi/v1/txt2img", "/sdapi/v1/sd-models", "/v1/jobs/x/events"} <= paths
 
 
-FOR_ANY_KEY = ("/docs", "/redoc", "/openapi.json", "/internal/ping", "/v1/internal/ping", "/nope", "/v1/nope")
+FOR_ANY_KEY = ("/docs", "/redoc", "/openapi.json", "/nope", "/v1/nope")
 READING_POSTS = ("/png-info", "/internal/progress")
 
 
@@ -208,7 +209,13 @@ def test_a_key_opens_the_routes_that_it_is_for_and_no_others(
 def expected(method: str, path: str) -> tuple[int, ...]:
     if method == "PUT":
         return (405,)
-    missing = path.endswith("/nope") or path in ("/docs/assets/x", "/redoc/assets/x")
+    if (method, path) == ("POST", "/v1/jobs"):
+        return (202,)
+    missing = (
+        path.endswith("/nope")
+        or path.startswith("/v1/jobs/")
+        or path in ("/docs/assets/x", "/redoc/assets/x")
+    )
     return (404,) if missing else (404, 501) if path in ABSENT else (200,)
 
 

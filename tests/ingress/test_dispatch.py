@@ -125,7 +125,7 @@ async def slow_server() -> AsyncIterator[tuple[SlowBackend, asyncio.Queue[int], 
         statuses.put_nowait(status)
 
     app = build_app(backend, Settings(auth="off"), observe)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield backend, statuses, listener.getsockname()[1]
