@@ -95,6 +95,8 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         clip_skip=config.clip_skip,
         limits=config.limits,
         database=config.database,
+        answers_seconds=config.answers_seconds,
+        answers_mb=config.answers_mb,
         results=config.results,
         orders=config.orders,
         webhook_secret=read_webhook_secret(config.webhook_secret_file)

@@ -4,9 +4,10 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingress.settings import CompatVersion, CorsOrigins, Limits, OrderSettings
+from ingress.store.database import parsed
 
 DIFFUSION = "Diffusion"
 """The deployment that holds a checkpoint's replicas, in every checkpoint's application."""
@@ -18,6 +19,11 @@ GATEWAY = "Gateway"
 def _yaml_off(value: Any) -> Any:
     """YAML reads a bare `off` as false."""
     return "off" if value is False else value
+
+
+def _a_database(url: str) -> str:
+    parsed(url)
+    return url
 
 
 PictureSide = Annotated[int, Field(ge=64, multiple_of=8)]
@@ -69,7 +75,9 @@ class GatewayConfig(Config):
     `keys_file` has one `id secret` or `id sha256:<64 hex digits>` a line, with what the key is for
     behind it (`read,generate`) unless for all, `styles_file` is a CSV with the columns name, prompt and
     negative_prompt. `database` is where orders, answers and options are kept: an
-    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`. `results` is
+    SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`, whose password
+    belongs into `PGPASSWORD` or `~/.pgpass` where gateways run. What requests with an Idempotency-Key were
+    answered is kept for `answers_seconds`, and at most `answers_mb` (MiB) of it. `results` is
     where the pictures of `/v1/jobs` are kept: a folder that all gateways share, or `s3://bucket/prefix`, with
     the extra `s3` installed and the credentials in the environment. It is this service's alone: what no job
     knows of is deleted there. `webhook_secret_file` has what webhooks are signed with, `whsec_` and base64;
@@ -80,6 +88,9 @@ class GatewayConfig(Config):
     for the new one. `max_losses`: a job that this many replicas died of, or with, is given up.
     """
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+    """The database's URL may have a password in it."""
+
     auth: Annotated[Literal["keys", "off"], BeforeValidator(_yaml_off)] = "keys"
     keys_file: Path | None = None
     compat_version: CompatVersion = "v1.7.0"
@@ -88,7 +99,9 @@ class GatewayConfig(Config):
     cors_origins: CorsOrigins = ()
     save_dir: str | None = Field(default=None, min_length=1)
     limits: Limits = Limits()
-    database: str = "sqlite:///.atelier/atelier.sqlite"
+    database: Annotated[str, AfterValidator(_a_database)] = "sqlite:///.atelier/atelier.sqlite"
+    answers_seconds: float = Field(default=24 * 3600, gt=0)
+    answers_mb: int = Field(default=1024, ge=1)
     results: str = ".atelier/results"
     orders: OrderSettings = OrderSettings()
     webhook_secret_file: Path | None = None

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from engine.header import InvalidFile
 from engine.images import read_picture
 from engine.protocol import CheckpointError, JobFailed, NotOffered, OutOfMemory
+from engine.weights import TensorFile
 
 FEWEST, MOST = 24, 48
 """Tokens of a caption: AUTOMATIC1111's defaults."""
@@ -68,7 +70,7 @@ class Captioner:
         from transformers.models.blip.modeling_blip import BlipForConditionalGeneration
 
         model = BlipForConditionalGeneration.from_pretrained(
-            self._folder, local_files_only=True, use_safetensors=True, dtype=self._dtype
+            self._folder, local_files_only=True, use_safetensors=True, disable_mmap=True, dtype=self._dtype
         )
         return _Loaded(
             model.to(self._device).eval(),
@@ -84,9 +86,20 @@ def _check(folder: Path) -> None:
         kind = None
     if kind != "blip":
         raise CheckpointError("captioner_dir: the folder has no config.json of a BLIP model")
-    for names in (("model.safetensors",), ("preprocessor_config.json",), ("tokenizer.json", "vocab.txt")):
+    _check_weights(folder / "model.safetensors")
+    for names in (("preprocessor_config.json",), ("tokenizer.json", "vocab.txt")):
         if not any((folder / name).is_file() for name in names):
             raise CheckpointError(f"captioner_dir: the folder has no {' or '.join(names)}")
+
+
+def _check_weights(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            TensorFile(file).outlines()
+    except OSError:
+        raise CheckpointError(f"captioner_dir: the folder has no {path.name}") from None
+    except InvalidFile as error:
+        raise CheckpointError(f"captioner_dir: {path.name} is no valid file: {error}") from None
 
 
 @torch.inference_mode()

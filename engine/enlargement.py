@@ -75,8 +75,8 @@ class Given:
             for by in self.by
         ]
         whole = large[0] if large else self.picture
-        if len(large) > 1:
-            whole = Image.blend(*large, self.job.second_visibility)
+        for other in large[1:]:
+            whole = Image.blend(whole, other, self.job.second_visibility)
         left, top = ((side - kept) // 2 for side, kept in zip(whole.size, self.kept, strict=True))
         cut = whole.crop((left, top, left + self.kept[0], top + self.kept[1]))
         return codec.written(np.asarray(cut), self.job.file_format, self.job.texts)

@@ -14,13 +14,26 @@ from ingress.auth import Authentication
 from ingress.backend import Backend, RequestObserver
 from ingress.deps import Service
 from ingress.errors import add_error_handlers
+from ingress.idempotency import Idempotency, Unattended
 from ingress.janitor import Janitor
 from ingress.middleware import BodyLimit, Options, RequestContext
 from ingress.outbound import Outbound
-from ingress.routes import absent, health, images, jobs, lists, machines, operations, progress, sdapi
+from ingress.routes import (
+    absent,
+    health,
+    images,
+    jobs,
+    lists,
+    machines,
+    operations,
+    options,
+    progress,
+    sdapi,
+)
 from ingress.runner import Runner
 from ingress.scopes import check_routes
 from ingress.settings import CorsOrigins, Settings
+from ingress.store.answers import Answers
 from ingress.store.database import Database
 from ingress.store.orders import Orders
 from ingress.store.pictures import PictureStore
@@ -30,6 +43,7 @@ from ingress.webhooks import Courier
 EXPOSED_HEADERS = (
     "ETag",
     "Location",
+    "Idempotent-Replayed",
     "Retry-After",
     "X-Process-Time",
     "X-Request-Id",
@@ -46,21 +60,36 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     cannot be used.
     """
     service = _service(backend, settings)
+    answers = Answers(service.database, settings.answers_seconds, settings.answers_mb * 2**20)
+    unattended = Unattended()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with _running(service, answers):
+            yield
+            await unattended.close()
+
     app = FastAPI(
         title="Atelier",
+        lifespan=lifespan,
         middleware=[
             *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(RequestContext, observe=observe),
             Middleware(Options),
             *([Middleware(Authentication, keys=settings.keys)] if settings.auth == "keys" else []),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
+            Middleware(
+                Idempotency,
+                answers=answers,
+                unattended=unattended,
+                wait_seconds=settings.limits.deadline_seconds,
+            ),
         ],
         strict_content_type=False,
         redirect_slashes=False,
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        lifespan=lambda app: _running(service),
     )
     app.state.service = service
     for prefix in ("/v1", ""):
@@ -68,6 +97,7 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         images.add_routes(app, f"{prefix}/sdapi/v1")
         lists.add_routes(app, f"{prefix}/sdapi/v1")
         machines.add_routes(app, f"{prefix}/sdapi/v1")
+        options.add_routes(app, f"{prefix}/sdapi/v1")
         absent.add_sdapi_routes(app, f"{prefix}/sdapi/v1")
         progress.add_routes(app, prefix)
     jobs.add_routes(app)
@@ -95,11 +125,12 @@ def _service(backend: Backend, settings: Settings) -> Service:
 
 
 @asynccontextmanager
-async def _running(service: Service) -> AsyncIterator[None]:
+async def _running(service: Service, answers: Answers) -> AsyncIterator[None]:
     """What a gateway does besides answering, from its start to its end."""
     runner = Runner(service)
     courier = Courier(service, Outbound(service.settings.webhook_networks))
-    running = [asyncio.create_task(each.run()) for each in (runner, courier, Janitor(service))]
+    works = (runner.run(), courier.run(), Janitor(service).run(), answers.tend())
+    running = [asyncio.create_task(work) for work in works]
     try:
         yield
     finally:

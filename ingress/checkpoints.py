@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.protocol import Checkpoint
-from ingress.errors import NotFound, unknown_name
+from ingress.errors import InvalidRequest, NotFound, unknown_name
 
 
 def short_hash(checkpoint: Checkpoint) -> str | None:
@@ -54,6 +54,16 @@ def find_like(wanted: str, checkpoints: Sequence[Checkpoint], field: str) -> Che
         if not like:
             raise
         return min(like, key=lambda each: len(title(each)))
+
+
+def with_replicas(checkpoint: Checkpoint, field: str) -> Checkpoint:
+    """The checkpoint, if it draws alone. `InvalidRequest` for a companion."""
+    if checkpoint.companion:
+        raise InvalidRequest(
+            f"{field}: {checkpoint.name!r} draws nothing alone. Allowed: as refiner_checkpoint and "
+            "hr_checkpoint_name."
+        )
+    return checkpoint
 
 
 def _ids(checkpoint: Checkpoint, wanted: str) -> list[str]:

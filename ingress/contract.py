@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from ingress.errors import ANSWERS
 from ingress.routes import absent, lists, machines
+from ingress.schemas.images import ExtraBatchRequest, ExtraSingleRequest
 from ingress.schemas.sdapi import Img2ImgRequest, LenientModel, OverrideSettings, Txt2ImgRequest
 
 State = Literal["honoured", "ignored", "refused"]
@@ -43,7 +44,8 @@ class Route:
 class Field:
     """A field of a request's body and a value, `sample`, that shows its state where it is sent with `given`.
 
-    Without a `note` the request's own description of the field is one.
+    Without a `note` the request's own description of the field is one. `afterwards`: it shows in the caller's
+    next request.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Field:
     sample: Any
     note: str = ""
     given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    afterwards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,23 @@ SDAPI: Final = (
         "POST", "/img2img", HONOURED, "Pictures from a prompt and a picture, or a part of it.",
         {"init_images": [WHITE]},
     ),
-    Route("POST", "/extra-single-image", HONOURED, "A picture enlarged."),
-    Route("POST", "/extra-batch-images", HONOURED, "Pictures enlarged."),
-    Route("POST", "/png-info", HONOURED, "What a picture's own text says."),
-    Route("POST", "/interrogate", HONOURED, "A prompt for a picture."),
+    Route("POST", "/extra-single-image", HONOURED, "A picture enlarged.", {"image": WHITE}),
+    Route("POST", "/extra-batch-images", HONOURED, "Pictures enlarged.", {"imageList": [{"data": WHITE}]}),
+    Route("POST", "/png-info", HONOURED, "What a picture's file says of it.", {"image": WHITE}),
+    Route(
+        "POST", "/interrogate", HONOURED,
+        "What is in a picture, in words, by BLIP where one is configured, else 501; no deepdanbooru.",
+        {"image": WHITE},
+    ),
     Route("GET", "/progress", HONOURED, "How far the caller's requests are."),
     Route("POST", "/interrupt", HONOURED, "End the caller's requests, with the pictures as they are."),
     Route("POST", "/skip", HONOURED, "End the pictures that are drawn now."),
-    Route("GET", "/options", HONOURED, "The caller's options."),
-    Route("POST", "/options", HONOURED, "Change the caller's options."),
+    Route("GET", "/options", HONOURED, "All of the version's options, as they are for the caller."),
+    Route(
+        "POST", "/options", HONOURED,
+        "Change them, for the caller alone. Those that are not known are named in `X-Warnings`.",
+        {"CLIP_stop_at_last_layers": 1},
+    ),
     Route("GET", "/cmd-flags", HONOURED, "Some flags as they would be; none of the service's own secrets."),
     Route("GET", "/samplers", HONOURED, "The configured version's; all versions' names are understood."),
     Route("GET", "/schedulers", HONOURED, "Noise schedules."),
@@ -127,7 +138,7 @@ SDAPI: Final = (
 """Under `/sdapi/v1` and `/v1/sdapi/v1`."""
 
 BESIDE: Final = (
-    Route("POST", "/internal/progress", HONOURED, "How far one request is."),
+    Route("POST", "/internal/progress", HONOURED, "How far one request is.", {"id_task": "task(1)"}),
     Route("GET", "/internal/pending-tasks", HONOURED, "The caller's requests that wait."),
     *(Route("GET", path, HONOURED, f"`{json.dumps(answer)}`") for path, answer in absent.ANSWERS.items()),
     *map(_refused, absent.ROOT),
@@ -167,6 +178,9 @@ _FIRST: Final = {"firstphase_width": 128, "firstphase_height": 128}
 _REFINER: Final = {"refiner_checkpoint": "majicmixRealistic_v7"}
 _UNIT: Final = {"enabled": True, "module": "canny", "model": "control_v11p_sd15_canny"}
 
+_SAVED: Final = {"save_images": True, "batch_size": 2}
+_BOX: Final = {"resize_mode": 1}
+
 COMMON: Final = (
     Field("prompt", HONOURED, "a boat", "Emphasis, BREAK, AND, schedules, `<lora:…>`, embeddings."),
     Field("negative_prompt", HONOURED, "fog"),
@@ -186,8 +200,8 @@ COMMON: Final = (
     Field("height", HONOURED, 320),
     Field("restore_faces", REFUSED, True, "There is no face restoration; false is accepted."),
     Field("tiling", HONOURED, True),
-    Field("do_not_save_samples", IGNORED, True, "Nothing is saved anyway."),
-    Field("do_not_save_grid", IGNORED, True, "Nothing is saved anyway."),
+    Field("do_not_save_samples", IGNORED, True, "`save_images` alone decides."),
+    Field("do_not_save_grid", IGNORED, True, "`save_images` alone decides."),
     Field("eta", HONOURED, 0.5, given={"sampler_name": "Euler a"}),
     Field("s_min_uncond", REFUSED, 1.0, "Every evaluation is guided; 0 is accepted."),
     Field("s_churn", HONOURED, 0.5),
@@ -195,7 +209,11 @@ COMMON: Final = (
     Field("s_tmin", HONOURED, 0.1),
     Field("s_noise", HONOURED, 1.1),
     Field("override_settings", HONOURED, {"CLIP_stop_at_last_layers": 2}, "See the options below."),
-    Field("override_settings_restore_afterwards", IGNORED, False, "Overrides are of their request alone."),
+    Field(
+        "override_settings_restore_afterwards", HONOURED, False,
+        "false: the caller's options are as the overrides from then on, for the caller alone.",
+        given={"override_settings": {"CLIP_stop_at_last_layers": 2}}, afterwards=True,
+    ),
     Field("refiner_checkpoint", HONOURED, "majicmixRealistic_v7"),
     Field("refiner_switch_at", HONOURED, 0.8, given=_REFINER),
     Field("disable_extra_networks", HONOURED, True, "`<lora:…>` is then left out."),
@@ -206,7 +224,11 @@ COMMON: Final = (
     Field("script_name", REFUSED, "x/y/z plot", "No selectable script is here; what does the same is named."),
     Field("script_args", IGNORED, [1], "Only a script would read them."),
     Field("send_images", HONOURED, False),
-    Field("save_images", REFUSED, True, "Nothing is saved; false is accepted."),
+    Field(
+        "save_images", HONOURED, True,
+        "Where the service has a `save_dir`, else it is refused. Of several pictures a grid comes first.",
+        given={"batch_size": 2},
+    ),
     Field(
         "alwayson_scripts", REFUSED, {"ControlNet": {"args": [_UNIT]}},
         "Scripts that are not here, unless their args leave them off: ControlNet, ADetailer, ReActor, roop, "
@@ -270,7 +292,13 @@ OPTIONS: Final = (
     Field("CLIP_stop_at_last_layers", HONOURED, 2),
     Field("eta_noise_seed_delta", HONOURED, 31337),
     Field("sd_vae", HONOURED, "kl.safetensors"),
-    Field("samples_format", REFUSED, "jpg", "Pictures are PNG."),
+    Field("samples_format", HONOURED, "jpg", "Of the answer too: png, jpg, jpeg or webp."),
+    Field("jpeg_quality", HONOURED, 90, given={"override_settings": {"samples_format": "jpg"}}),
+    Field("webp_lossless", HONOURED, True, given={"override_settings": {"samples_format": "webp"}}),
+    Field("enable_pnginfo", HONOURED, False),
+    Field("samples_save", HONOURED, False, "Whether `save_images` saves them.", given=_SAVED),
+    Field("grid_save", HONOURED, False, "Whether `save_images` saves a grid too.", given=_SAVED),
+    Field("return_grid", HONOURED, False, given=_SAVED),
     Field("tiling", HONOURED, True),
     Field("randn_source", HONOURED, "NV"),
     Field("always_discard_next_to_last_sigma", HONOURED, True),
@@ -318,19 +346,67 @@ OPTIONS: Final = (
             "initial_noise_multiplier": 1.1,
             "img2img_extra_noise": 0.1,
             "img2img_color_correction": True,
+            "img2img_background_color": "#000000",
+            "upscaler_for_img2img": "R-ESRGAN 4x+",
+            "overlay_inpaint": False,
+            "face_restoration": True,
+            "sd_hypernetwork": "anime",
+            "sd_lora": "ink",
+            "s_churn": 0.5,
+            "s_tmin": 0.1,
+            "s_tmax": 10.0,
+            "s_noise": 1.1,
+            "s_min_uncond_all": True,
+            "ddim_discretize": "quad",
+            "enable_quantization": True,
+            "no_dpmpp_sde_batch_determinism": True,
+            "dont_fix_second_order_samplers_schedule": True,
+            "hires_fix_use_firstpass_conds": True,
+            "use_downcasted_alpha_bar": True,
+            "sd_vae_encode_method": "TAESD",
+            "sd_vae_decode_method": "TAESD",
         }.items()
     ),
-    Field("filter_nsfw", IGNORED, True, "So is every option that is not named here."),
+    Field("filter_nsfw", IGNORED, True, "So is every option that is not known; `X-Warnings` names it."),
+    Field("show_progress_every_n_steps", IGNORED, 3, "So is every other option of A1111's."),
 )
 
 IMG2IMG_OPTIONS: Final = (
     Field("img2img_fix_steps", HONOURED, True, "All of `steps` are made, whatever the denoising strength."),
 )
 
+EXTRAS: Final = (
+    Field("resize_mode", HONOURED, 1),
+    Field("show_extras_results", HONOURED, False),
+    Field("gfpgan_visibility", REFUSED, 0.5, "There is no face restoration; 0 is accepted."),
+    Field("codeformer_visibility", REFUSED, 0.5, "There is no face restoration; 0 is accepted."),
+    Field("codeformer_weight", IGNORED, 0.5, "There is no face restoration."),
+    Field("upscaling_resize", HONOURED, 4, "0.1 to 8; sides are multiples of 8."),
+    Field("upscaling_resize_w", HONOURED, 96, given=_BOX),
+    Field("upscaling_resize_h", HONOURED, 96, given=_BOX),
+    Field("upscaling_crop", HONOURED, False, given=_BOX),
+    Field("upscaler_1", HONOURED, "Nearest"),
+    Field("upscaler_2", HONOURED, "Nearest", given={"extras_upscaler_2_visibility": 0.5}),
+    Field("extras_upscaler_2_visibility", HONOURED, 0.5, given={"upscaler_2": "Nearest"}),
+    Field("upscale_first", IGNORED, True, "A1111 does nothing with it any more."),
+    Field("override_settings", HONOURED, {"samples_format": "webp"}),
+)
+
+EXTRA_SINGLE: Final = (Field("image", HONOURED, BLACK),)
+
+EXTRA_BATCH: Final = (
+    Field("imageList", HONOURED, [{"data": BLACK, "name": "a"}], "`name` is not read."),
+    Field("image_list", HONOURED, [{"image": BLACK, "name": "a"}]),
+)
+
 REQUESTS: Final[Mapping[str, Request]] = MappingProxyType(
     {
         "/txt2img": Request(Txt2ImgRequest, _PROMPTS),
         "/img2img": Request(Img2ImgRequest, _PROMPTS | _PICTURE),
+        "/extra-single-image": Request(ExtraSingleRequest, {"image": WHITE, "upscaler_1": "Lanczos"}),
+        "/extra-batch-images": Request(
+            ExtraBatchRequest, {"image_list": [{"image": WHITE}], "upscaler_1": "Lanczos"}
+        ),
     }
 )
 """By route, under `/sdapi/v1`."""
@@ -344,4 +420,9 @@ FIELDS: Final = (
     Fields("img2img alone", ("/img2img",), IMG2IMG),
     Fields("Options, in `override_settings`", ("/txt2img",), OPTIONS, "override_settings"),
     Fields("Options of img2img alone", ("/img2img",), IMG2IMG_OPTIONS, "override_settings"),
+    Fields(
+        "extra-single-image and extra-batch-images", ("/extra-single-image", "/extra-batch-images"), EXTRAS
+    ),
+    Fields("extra-single-image alone", ("/extra-single-image",), EXTRA_SINGLE),
+    Fields("extra-batch-images alone", ("/extra-batch-images",), EXTRA_BATCH),
 )

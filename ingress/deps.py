@@ -37,4 +37,18 @@ async def _service(request: Request) -> Service:
     return service
 
 
+def random_of(request: Request, service: Service) -> Random:
+    """What draws for this request: at each attempt the same, if it has an Idempotency-Key."""
+    random = getattr(request.state, "random", service.random)
+    assert isinstance(random, Random)
+    return random
+
+
+def time_of(request: Request, service: Service) -> datetime:
+    """When this request came, in local time: at each attempt the same, if it has an Idempotency-Key."""
+    time = getattr(request.state, "now", None) or service.now()
+    assert isinstance(time, datetime)
+    return time
+
+
 ServiceDep = Annotated[Service, Depends(_service)]

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from engine.protocol import (
     AtelierError,
@@ -52,6 +53,14 @@ class SamplerNotFound(NotFound):
 
 class Gone(AtelierError):
     """What the request names was there once, and is not kept any more."""
+
+
+class CheckpointNotFound(NotFound):
+    """`POST /options` names a checkpoint that is not there. `CheckpointNotFound(message, name)`."""
+
+    @property
+    def name(self) -> str:
+        return str(self.args[1])
 
 
 class ScriptRefused(InvalidRequest):
@@ -103,6 +112,7 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
         Gone: Answer(410, "HTTPException", "gone"),
+        CheckpointNotFound: Answer(404, "RuntimeError", "not_found"),
         ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
         Absent: Answer(404, "HTTPException", "not_offered"),
         Unsupported: Answer(501, "HTTPException", "not_offered"),
@@ -210,6 +220,8 @@ def _problem(error: AtelierError, spoken: Dialect) -> Problem:
         detail, errors = known, error.message
     elif isinstance(error, UpscalerNotFound):
         errors = f"could not find upscaler named {error.name}"
+    elif isinstance(error, CheckpointNotFound):
+        errors = f"model {shown(error.name)} not found"
     return Problem(
         status=answer.status,
         detail=detail,
@@ -224,16 +236,20 @@ def _answer(error: AtelierError) -> Answer:
     return next(ANSWERS[cls] for cls in type(error).__mro__ if cls in ANSWERS)
 
 
-def _domain_error(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, AtelierError)
-    problem = _problem(exc, dialect(own_path(request.scope)))
-    response = written(problem, request.scope)
+def domain_response(exc: AtelierError, scope: Scope) -> Response:
+    """How an error of ours is answered."""
+    response = written(_problem(exc, dialect(own_path(scope))), scope)
     if _answer(exc).final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):
         seconds = math.ceil(min(max(1, exc.retry_after), MAX_RETRY_AFTER))
         response.headers["retry-after"] = str(seconds)
     return response
+
+
+def _domain_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, AtelierError)
+    return domain_response(exc, request.scope)
 
 
 def _field(message: str) -> str | None:

@@ -1,9 +1,10 @@
 """The routes extra-…: from their request fields to enlargements, and to the line that says what was done."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.types import Receive
@@ -15,7 +16,7 @@ from engine.protocol import (
     Unavailable,
     UpscalerNotFound,
 )
-from ingress import dispatch
+from ingress import dispatch, options
 from ingress.backend import Backend, Order
 from ingress.errors import InvalidRequest, validation_message
 from ingress.files import file_format
@@ -49,13 +50,16 @@ def pictures_of(request: ExtraBatchRequest, limits: Limits) -> Sent:
     ]
 
 
-def enlargements(request: ExtrasFields, sent: Sent, limits: Limits, random: Random) -> list[Enlargement]:
-    """One for each picture, of no checkpoint yet. Takes a while for large files.
+def enlargements(
+    request: ExtrasFields, sent: Sent, limits: Limits, random: Random, overlay: Mapping[str, Any]
+) -> list[Enlargement]:
+    """One for each picture, of no checkpoint yet. Takes a while for large files. `overlay` is what the caller
+    has set of the options.
 
     Raises InvalidRequest.
     """
     _check(request)
-    written = _file_format(request)
+    written = _file_format(request, overlay)
     done = _done(request)
     plain = Enlargement(
         id="",
@@ -76,13 +80,14 @@ def enlargements(request: ExtrasFields, sent: Sent, limits: Limits, random: Rand
 
 def _of(plain: Enlargement, field: str, text: str, done: str, limits: Limits, random: Random) -> Enlargement:
     data = picture(text, field, limits)
-    texts = read_metadata(data, field).texts | ({"postprocessing": done} if done else {})
+    texts = {**read_metadata(data, field).texts, **({"postprocessing": done} if done else {})}
     return replace(plain, id=f"{random.getrandbits(128):032x}", image=data, texts=texts)
 
 
-def _file_format(request: ExtrasFields) -> FileFormat:
+def _file_format(request: ExtrasFields, overlay: Mapping[str, Any]) -> FileFormat:
     try:
-        return file_format(OverrideSettings.model_validate(request.override_settings or {}))
+        counting = options.counting(overlay, request.override_settings or {})
+        return file_format(OverrideSettings.model_validate(counting))
     except ValidationError as error:
         raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
 

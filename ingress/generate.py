@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import Receive
 
 from engine.protocol import JobResult
-from ingress import dispatch, translate
+from ingress import dispatch, options, translate
 from ingress.backend import Order
 from ingress.deps import Service
 from ingress.saving import save
@@ -52,7 +52,21 @@ class Drawn:
 
 def resolved(body: GenerationRequest, asked: Asked, service: Service) -> Generation:
     """What the order comes to. Raises what is wrong with it; no work is done."""
-    return translate.resolve(body, service.backend.checkpoints(), service.settings, asked.random, asked.now)
+    available = service.backend.checkpoints()
+    return translate.resolve(body, available, service.settings, asked.random, asked.now, asked.options)
+
+
+def options_after(generation: Generation, asked: Asked, service: Service) -> Mapping[str, Any]:
+    """What the caller has set when the order is done: its overrides too, where they are to stay.
+
+    Raises `InvalidRequest` for values that cannot be kept.
+    """
+    request = generation.sent
+    if request.override_settings_restore_afterwards:
+        return asked.options
+    available = service.backend.checkpoints()
+    overrides = options.counting({}, request.override_settings or {})
+    return options.changed(asked.options, overrides, service.settings, available, "override_settings")
 
 
 async def drawn(generation: Generation, asked: Asked, service: Service, receive: Receive) -> Drawn:

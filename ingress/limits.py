@@ -93,13 +93,15 @@ def check_supported(request: GenerationRequest, overrides: OverrideSettings, *, 
         value = getattr(request, field, None)
         if asks(value):
             _refuse(field, value)
-    _check_overrides(overrides)
+    check_options(overrides, "override_settings")
 
 
-def _check_overrides(overrides: OverrideSettings) -> None:
-    for option, field in FixedOptions.model_fields.items():
-        if getattr(overrides, option) != field.default:
-            _refuse(f"override_settings.{option}", getattr(overrides, option))
+def check_options(options: OverrideSettings, field: str = "") -> None:
+    """Raise `InvalidRequest` for the first option, of `field`, that asks for what is not done here."""
+    prefix = f"{field}." if field else ""
+    for option, fixed in FixedOptions.model_fields.items():
+        if getattr(options, option) != fixed.default:
+            _refuse(f"{prefix}{option}", getattr(options, option))
 
 
 def _refuse(field: str, value: object) -> None:

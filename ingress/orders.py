@@ -16,27 +16,28 @@ from ingress.errors import InvalidRequest, shown
 from ingress.generate import Asked
 from ingress.schemas.jobs import BODIES, JobError, JobPictures, JobStatus
 from ingress.schemas.sdapi import GenerationRequest
+from ingress.store import options as stored_options
 from ingress.store.orders import Claimed, Kind, NewOrder, StoredOrder
 from ingress.translate import Generation
 
 MAX_NAME_CHARS = 256
 
 
-def new(kind: Kind, body: GenerationRequest, webhook: str | None, key: str, service: Service) -> NewOrder:
+def new(kind: Kind, body: GenerationRequest, webhook: str | None, asked: Asked) -> NewOrder:
     """What to store of an order, with everything that its pictures depend on. Raises `InvalidRequest`."""
-    id = f"{service.random.getrandbits(128):032x}"
-    name = body.force_task_id or id
+    id, seed = (f"{asked.random.getrandbits(128):032x}" for _ in range(2))
+    name = asked.id or id
     if len(name) > MAX_NAME_CHARS or not name.isprintable():
         allowed = f"at most {MAX_NAME_CHARS} printable characters"
         raise InvalidRequest(f"force_task_id: {shown(name)} is not allowed. Allowed: {allowed}.")
     return NewOrder(
         id=id,
-        key=key,
+        key=asked.key,
         kind=kind,
         name=name,
-        seed=f"{service.random.getrandbits(128):032x}",
-        asked=service.now().timestamp(),
-        options={},
+        seed=seed,
+        asked=asked.now.timestamp(),
+        options=asked.options,
         webhook=webhook,
         body=body.model_dump_json(exclude_unset=True).encode(),
     )
@@ -52,13 +53,17 @@ def resolved(order: NewOrder | Claimed, service: Service) -> tuple[Generation, A
         now=datetime.fromtimestamp(order.asked),
     )
     body = BODIES[order.kind].model_validate_json(order.body)
-    return generate.resolved(body, asked, service), asked
+    generation = generate.resolved(body, asked, service)
+    generate.options_after(generation, asked, service)
+    return generation, asked
 
 
 async def drawn(order: Claimed, service: Service) -> str:
     """Run the order, keep its pictures, and return what to store as its answer. Raises as a request does."""
     generation, asked = resolved(order, service)
+    options = generate.options_after(generation, asked, service)
     came = await generate.drawn(generation, asked, service, _nobody_leaves)
+    await stored_options.save(service.database, asked.key, asked.options, options)
     content = came.content
     pictures = [base64.b64decode(picture) for picture in content["images"]]
     await service.results.keep(order.claim, pictures)

@@ -1,7 +1,6 @@
 """Pictures that clients send, to what img2img jobs start from. Files are checked by their headers alone."""
 
 import base64
-import binascii
 import io
 import re
 
@@ -75,7 +74,7 @@ def picture(text: str, field: str, limits: Limits) -> bytes:
     uri = _DATA_URI.match(text)
     try:
         data = base64.b64decode(text[uri.end() if uri else 0 :], validate=False)
-    except binascii.Error:
+    except ValueError:
         raise InvalidRequest(f"{field}: not valid base64.") from None
     width, height = _size(data, field)
     if width * height > limits.max_image_pixels:

@@ -85,6 +85,9 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 """Key -> option in `override_settings`."""
 
+_WRITTEN_OPTIONS = frozenset({*_OPTIONS.values(), "enable_emphasis", "enable_prompt_comments"})
+"""Options that an infotext tells of, be it by saying nothing: those of whoever sends it do not count."""
+
 _SIZES = ("Size", "Hires resize", "Seed resize from")
 
 _HARMLESS = frozenset(
@@ -105,9 +108,13 @@ _NEWER_NAMES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A request with what its infotext filled in; `keys` says from which key each of these fields came."""
+    """A request with what its infotext filled in; `keys` says from which key each of these fields came.
+
+    `overlay` is what counts beside it of the options that the caller has set.
+    """
 
     request: GenerationRequest
+    overlay: Mapping[str, Any]
     keys: Mapping[str, str]
     warnings: tuple[str, ...]
 
@@ -117,11 +124,13 @@ class Replay:
         return InvalidRequest(f"infotext.{self.keys[field]}: {rest}") if field in self.keys else error
 
 
-def replay(request: GenerationRequest, settings: Settings) -> Replay:
+def replay(
+    request: GenerationRequest, settings: Settings, overlay: Mapping[str, Any] = MappingProxyType({})
+) -> Replay:
     """The request with its open fields filled in. Raises `InvalidRequest`, naming `infotext` and the key."""
     text = request.infotext
     if not text:
-        return Replay(request, {}, ())
+        return Replay(request, overlay, {}, ())
     if len(text) > MAX_CHARS:
         raise InvalidRequest(f"infotext: {len(text)} characters are not allowed. Allowed: up to {MAX_CHARS}.")
     given = _with_newer_names(request.model_fields_set)
@@ -139,7 +148,8 @@ def replay(request: GenerationRequest, settings: Settings) -> Replay:
     if options:
         filled["override_settings"] = (request.override_settings or {}) | options
     keys |= {f"override_settings.{name}": key for key, name in _OPTIONS.items() if name in options}
-    return Replay(request.model_copy(update=filled), keys, _warnings(said))
+    left = {name: value for name, value in overlay.items() if name not in _WRITTEN_OPTIONS}
+    return Replay(request.model_copy(update=filled), left, keys, _warnings(said))
 
 
 def _said(text: str, styles: Sequence[Style]) -> dict[str, Any]:

@@ -128,6 +128,10 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     database: str = "sqlite://"
     """As SQLAlchemy writes it, of SQLite or PostgreSQL. The default is in memory, gone with the process."""
+    answers_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 24 * 3600.0
+    """How long a request that is sent again with its Idempotency-Key gets the answer of the first."""
+    answers_mb: Annotated[int, Field(ge=1)] = 1024
+    """MiB of such answers that are kept; beyond it the oldest go."""
     results: str = "memory://results"
     """The folder of orders' pictures, or `s3://bucket/prefix`: this service's alone, as what it does not know
     there is deleted. All gateways share it. The default is in memory, gone with the process."""

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from engine.protocol import Checkpoint, FileFormat, InitImage, Job, JobResult, Unavailable
-from ingress import checkpoints, hires, prompts
+from ingress import checkpoints, hires, options, prompts
 from ingress.errors import InvalidRequest, NotFound, validation_message
 from ingress.files import file_format
 from ingress.hires import SecondPass
@@ -110,27 +110,32 @@ def resolve(
     settings: Settings,
     random: Random,
     now: datetime,
+    overlay: Mapping[str, Any] = MappingProxyType({}),
 ) -> Generation:
-    """Decide what the client left open, as its infotext says if there is one. `now` is local time.
+    """Decide what the client left open: as its infotext says if there is one, else as the options that it
+    has set, the overlay, say. `now` is local time.
 
     Raises `InvalidRequest`, `NotFound` and `SamplerNotFound`, all of them about the request.
     """
-    replayed = replay(request, settings)
+    replayed = replay(request, settings, overlay)
     try:
-        generation = _resolve(replayed.request, available, settings, random, now)
+        generation = _resolve(replayed.request, replayed.overlay, available, settings, random, now)
     except (InvalidRequest, NotFound) as error:
         raise replayed.explained(error) from None
-    return replace(generation, warnings=(*replayed.warnings, *generation.warnings))
+    left_out = options.unknown(request.override_settings or {})
+    warnings = options.unknown_options("override_settings", left_out)
+    return replace(generation, warnings=(*replayed.warnings, *warnings, *generation.warnings))
 
 
 def _resolve(
     request: GenerationRequest,
+    overlay: Mapping[str, Any],
     available: Sequence[Checkpoint],
     settings: Settings,
     random: Random,
     now: datetime,
 ) -> Generation:
-    overrides = _overrides(request)
+    overrides = _overrides(request, overlay)
     check_limits(request, settings.limits)
     check_supported(request, overrides, saves=settings.save_dir is not None)
     left_out = check_scripts(request)
@@ -218,9 +223,9 @@ def _second_pass(
     )
 
 
-def _overrides(request: GenerationRequest) -> OverrideSettings:
+def _overrides(request: GenerationRequest, overlay: Mapping[str, Any]) -> OverrideSettings:
     try:
-        return OverrideSettings.model_validate(request.override_settings or {})
+        return OverrideSettings.model_validate(options.counting(overlay, request.override_settings or {}))
     except ValidationError as error:
         raise InvalidRequest(validation_message(error.errors(), "override_settings")) from None
 
@@ -231,20 +236,12 @@ def _checkpoint(
     if not available:
         raise Unavailable("No checkpoint is configured")
     if request.model:
-        return _with_replicas(checkpoints.find(request.model, available, "model"), "model")
-    if overrides.sd_model_checkpoint:
-        field = "override_settings.sd_model_checkpoint"
-        return _with_replicas(checkpoints.find(overrides.sd_model_checkpoint, available, field), field)
+        return checkpoints.with_replicas(checkpoints.find(request.model, available, "model"), "model")
+    if name := overrides.sd_model_checkpoint:
+        own = (request.override_settings or {}).get("sd_model_checkpoint")
+        field = "override_settings.sd_model_checkpoint" if own else "options.sd_model_checkpoint"
+        return checkpoints.with_replicas(checkpoints.find(name, available, field), field)
     return available[0]
-
-
-def _with_replicas(checkpoint: Checkpoint, field: str) -> Checkpoint:
-    if checkpoint.companion:
-        raise InvalidRequest(
-            f"{field}: {checkpoint.name!r} draws nothing alone. Allowed: as refiner_checkpoint and "
-            "hr_checkpoint_name."
-        )
-    return checkpoint
 
 
 def jobs(generation: Generation, random: Random) -> list[Job]:
@@ -306,10 +303,14 @@ def response(
 
 
 def headers(generation: Generation, results: Sequence[JobResult]) -> dict[str, str]:
-    """`X-Warnings`: what was asked for and left out, each once, as a JSON array in ASCII."""
+    """Of the answer."""
     own = [warning for result in results for warning in result.warnings]
-    warnings = list(dict.fromkeys([*generation.warnings, *own]))
-    return {"X-Warnings": json.dumps(warnings)} if warnings else {}
+    return warnings_header([*generation.warnings, *own])
+
+
+def warnings_header(warnings: Sequence[str]) -> dict[str, str]:
+    """`X-Warnings`: what was asked for and left out, each once, as a JSON array in ASCII."""
+    return {"X-Warnings": json.dumps(list(dict.fromkeys(warnings)))} if warnings else {}
 
 
 def timestamp(generation: Generation) -> str:

@@ -20,6 +20,8 @@ SHORTEST_SECONDS = 0.25
 """From one report of a gateway or a replica to its next."""
 REPORTS_PER_SECOND = 600
 """Of all of them together. An actor answers some 1,000 calls a second, and there are questions too."""
+JOBS_PER_SECOND = 20_000
+"""Of open orders, in those reports."""
 IDLE_SECONDS = 20.0
 """After so long, a replica without jobs reports again."""
 SILENT_SECONDS = 5.0
@@ -162,7 +164,8 @@ class Board:
             self._interrupts.popleft()
 
     def _wait(self) -> float:
-        return max(SHORTEST_SECONDS, (len(self._gateways) + self._replicas.busy) / REPORTS_PER_SECOND)
+        reporters, jobs = len(self._gateways) + self._replicas.busy, len(self._orders.jobs)
+        return max(SHORTEST_SECONDS, reporters / REPORTS_PER_SECOND, jobs / JOBS_PER_SECOND)
 
     def _lease(self) -> float:
         return 3 * self._wait() + SILENT_SECONDS

@@ -1,6 +1,6 @@
 """The orders that gateways have open, and how far they are. Pure policy, without Ray."""
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Hashable, KeysView, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +183,8 @@ class _Index:
 
     def remove(self, entry: OpenOrder) -> None:
         common = self._common(entry.order)
-        self._orders[common].remove(entry)
-        if not self._orders[common]:
+        orders = self._orders[common]
+        at = bisect_left(orders, entry.arrived, key=lambda each: each.arrived)
+        del orders[orders.index(entry, at)]
+        if not orders:
             del self._orders[common]

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from engine.protocol import NotOffered
 from ingress import dispatch, extras
 from ingress.backend import Order
-from ingress.deps import Service, ServiceDep
+from ingress.deps import Service, ServiceDep, random_of, time_of
 from ingress.errors import JOB_ERRORS, ImageNotFound, InvalidRequest, ModelNotFound, unknown_name
 from ingress.infotext import read
 from ingress.metadata import Metadata, read_metadata
@@ -36,6 +36,7 @@ from ingress.schemas.images import (
 )
 from ingress.scopes import GENERATE, READ
 from ingress.settings import Limits, Settings
+from ingress.store import options as stored_options
 
 CAPTIONERS = ("clip", "deepdanbooru")
 """The models that A1111 knows."""
@@ -86,7 +87,9 @@ async def extra_batch_images(
 async def _enlarged(body: ExtrasFields, sent: extras.Sent, request: Request, service: Service) -> list[str]:
     """In base64; none if they are not to be shown."""
     limits = service.settings.limits
-    jobs = await asyncio.to_thread(extras.enlargements, body, sent, limits, service.random)
+    overlay = await stored_options.read(service.database, request.state.key)
+    random = random_of(request, service)
+    jobs = await asyncio.to_thread(extras.enlargements, body, sent, limits, random, overlay)
     order = Order(
         id=request.state.request_id,
         key=request.state.key,
@@ -95,7 +98,7 @@ async def _enlarged(body: ExtrasFields, sent: extras.Sent, request: Request, ser
         jobs=tuple(job.id for job in jobs),
         batch_size=len(jobs),
         steps=0,
-        timestamp=f"{service.now():%Y%m%d%H%M%S}",
+        timestamp=f"{time_of(request, service):%Y%m%d%H%M%S}",
     )
     results = await extras.run(order, jobs, service.backend, request.receive, limits.deadline_seconds)
     shown = results if body.show_extras_results else []

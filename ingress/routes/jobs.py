@@ -7,13 +7,15 @@ from fastapi.sse import EventSourceResponse
 from starlette.responses import JSONResponse, Response
 
 from ingress import orders
-from ingress.deps import Service, ServiceDep
+from ingress.deps import Service, ServiceDep, random_of, time_of
 from ingress.errors import Gone, InvalidRequest, NotFound, shown
 from ingress.events import events
+from ingress.generate import Asked
 from ingress.schemas import jobs
 from ingress.schemas.examples import JOB_EXAMPLES
 from ingress.schemas.jobs import JobAccepted, JobList, JobStatus, JobSummary
 from ingress.scopes import GENERATE, READ
+from ingress.store import options as stored_options
 from ingress.store.orders import OPEN, State, StoredOrder
 from ingress.webhooks import checked_webhook
 
@@ -36,7 +38,14 @@ async def submit(
     """
     kind, webhook, sent = jobs.read(body)
     key = request.state.key
-    order = orders.new(kind, sent, checked_webhook(webhook, service.settings), key, service)
+    asked = Asked(
+        id=sent.force_task_id or "",
+        key=key,
+        options=await stored_options.read(service.database, key),
+        random=random_of(request, service),
+        now=time_of(request, service),
+    )
+    order = orders.new(kind, sent, checked_webhook(webhook, service.settings), asked)
     generation, _ = orders.resolved(order, service)
     request.state.model = generation.checkpoint.name
     await service.orders.accept(order)

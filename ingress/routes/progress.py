@@ -1,12 +1,14 @@
 """How far a caller's orders are, and how they are stopped. Nobody sees or stops another key's."""
 
 import base64
+from types import NoneType
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, Request
 
 from ingress.backend import OrderProgress
 from ingress.deps import ServiceDep
+from ingress.schemas.examples import INTERNAL_PROGRESS_EXAMPLES, WHICH_ORDER_EXAMPLES
 from ingress.schemas.progress import (
     InternalProgress,
     InternalProgressRequest,
@@ -14,7 +16,7 @@ from ingress.schemas.progress import (
     Progress,
     WhichOrder,
 )
-from ingress.scopes import ANY_KEY, GENERATE, READ
+from ingress.scopes import GENERATE, READ
 from ingress.settings import CompatVersion
 
 NOTHING = OrderProgress(
@@ -49,6 +51,7 @@ async def _named(
 
 
 OrderId = Annotated[str | None, Depends(_named)]
+OrderBody = Annotated[WhichOrder | None, Body(openapi_examples=WHICH_ORDER_EXAMPLES)]
 
 
 async def progress(
@@ -66,10 +69,10 @@ async def interrupt(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body()] = None,
+    body: OrderBody = None,
 ) -> dict[str, Any]:
     """Stop the order of this id; without one, all of the caller's. Each answers with what it has by then."""
-    await service.backend.interrupt(request.state.key, order or (body and body.order))
+    await service.backend.interrupt(request.state.key, order or (body.order if body else None))
     return {}
 
 
@@ -77,14 +80,16 @@ async def skip(
     request: Request,
     service: ServiceDep,
     order: OrderId,
-    body: Annotated[WhichOrder | None, Body()] = None,
+    body: OrderBody = None,
 ) -> None:
     """As interrupt, but pictures that have not begun are still drawn."""
-    await service.backend.interrupt(request.state.key, order or (body and body.order), skip=True)
+    await service.backend.interrupt(request.state.key, order or (body.order if body else None), skip=True)
 
 
 async def internal_progress(
-    body: InternalProgressRequest, request: Request, service: ServiceDep
+    body: Annotated[InternalProgressRequest, Body(openapi_examples=INTERNAL_PROGRESS_EXAMPLES)],
+    request: Request,
+    service: ServiceDep,
 ) -> InternalProgress:
     """As A1111's own page asks for it: for one order, and each preview once."""
     found = await service.backend.progress(request.state.key, body.id_task, preview=body.live_preview)
@@ -157,7 +162,7 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     documented = {**wrong, 200: {"model": Progress}}
     app.get(f"{sdapi}/progress", dependencies=[READ], responses=documented)(progress)
     app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=wrong)(interrupt)
-    app.post(f"{sdapi}/skip", dependencies=[GENERATE], responses=wrong)(skip)
+    app.post(f"{sdapi}/skip", response_model=NoneType, dependencies=[GENERATE], responses=wrong)(skip)
     app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
     app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
-    app.get(f"{prefix}/internal/ping", dependencies=[ANY_KEY])(ping)
+    app.get(f"{prefix}/internal/ping", dependencies=[READ])(ping)

@@ -7,7 +7,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from ingress import generate
-from ingress.deps import Service, ServiceDep
+from ingress.deps import Service, ServiceDep, random_of, time_of
 from ingress.errors import JOB_ERRORS
 from ingress.generate import Asked
 from ingress.schemas.examples import IMG2IMG_EXAMPLES, TXT2IMG_EXAMPLES
@@ -18,6 +18,7 @@ from ingress.schemas.sdapi import (
     Txt2ImgRequest,
 )
 from ingress.scopes import GENERATE
+from ingress.store import options as stored_options
 
 
 async def txt2img(
@@ -42,13 +43,15 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
     asked = Asked(
         id=body.force_task_id or request.state.request_id,
         key=request.state.key,
-        options={},
-        random=service.random,
-        now=service.now(),
+        options=await stored_options.read(service.database, request.state.key),
+        random=random_of(request, service),
+        now=time_of(request, service),
     )
     generation = generate.resolved(body, asked, service)
+    options = generate.options_after(generation, asked, service)
     request.state.model = generation.checkpoint.name
     drawn = await generate.drawn(generation, asked, service, request.receive)
+    await stored_options.save(service.database, asked.key, asked.options, options)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
     answer = to_json(drawn.content)
     return Response(answer, headers={**drawn.headers, "X-Task-Id": asked.id}, media_type="application/json")

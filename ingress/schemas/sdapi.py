@@ -289,10 +289,29 @@ class FixedOptions(LenientModel):
     initial_noise_multiplier: Number = 1
     img2img_extra_noise: Number = 0
     img2img_color_correction: bool = False
+    img2img_background_color: Text = "#ffffff"
+    upscaler_for_img2img: Text | None = None
+    overlay_inpaint: bool = True
+    face_restoration: bool = False
+    sd_hypernetwork: Text = "None"
+    sd_lora: Text = "None"
+    s_churn: Number = 0
+    s_tmin: Number = 0
+    s_tmax: Number = 0
+    s_noise: Number = 1
+    s_min_uncond_all: bool = False
+    ddim_discretize: Text = "uniform"
+    enable_quantization: bool = False
+    no_dpmpp_sde_batch_determinism: bool = False
+    dont_fix_second_order_samplers_schedule: bool = False
+    hires_fix_use_firstpass_conds: bool = False
+    use_downcasted_alpha_bar: bool = False
+    sd_vae_encode_method: Text = "Full"
+    sd_vae_decode_method: Text = "Full"
 
 
 class OverrideSettings(FixedOptions):
-    """The options of `override_settings` that we look at. Others are ignored."""
+    """The options that make another picture. Others have no effect."""
 
     sd_model_checkpoint: Text | None = None
     CLIP_stop_at_last_layers: Annotated[Integer, Field(ge=1, le=12)] | None = None

@@ -21,7 +21,7 @@ SECRET = "secret"
 @asynccontextmanager
 async def serving() -> AsyncIterator[int]:
     settings = Settings(keys=(Key(id="test", sha256=hashlib.sha256(SECRET.encode()).hexdigest()),))
-    config = uvicorn.Config(build_app(InstantBackend(), settings), lifespan="off", log_level="error")
+    config = uvicorn.Config(build_app(InstantBackend(), settings), lifespan="on", log_level="error")
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(server.serve([listener]))

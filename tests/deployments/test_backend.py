@@ -351,7 +351,7 @@ async def test_an_interrupted_job_is_an_interruption_wherever_it_was(job: Job) -
     assert isinstance(await raised(made.run(job)), Interrupted)
     made, handle = backend(NEVER)
     clock = Clock()
-    made._board.board = Board(clock)
+    made._orders._board = made._board = LocalBoard(Board(clock))
     job = replace(job, id="me-a-0")
     with made.opened(order("a")):
         call = asyncio.ensure_future(made.run(job))

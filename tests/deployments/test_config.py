@@ -117,3 +117,18 @@ def test_yaml_reads_a_bare_off_as_false() -> None:
 def test_a_wrong_offer_is_refused_with_the_key_named(user_config: dict[str, object], key: str) -> None:
     with pytest.raises(ValidationError, match=rf"\b{key}\b"):
         Offer.model_validate(user_config)
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://mia:secret@host/name", "mia:secret@host", "postgresql://mia:secret@h:p/n"]
+)
+def test_a_database_that_is_none_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"database\n.*database: ") as refusal:
+        GatewayConfig.model_validate({"auth": "off", "database": url})
+    assert "secret" not in str(refusal.value)
+
+
+def test_no_other_error_tells_the_databases_password() -> None:
+    with pytest.raises(ValidationError, match="keys_file: needed") as refusal:
+        GatewayConfig.model_validate({"database": "postgresql://mia:secret@host/name"})
+    assert "secret" not in str(refusal.value)

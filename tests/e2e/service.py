@@ -15,6 +15,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 SECRET = "secret-of-the-tests"
+OTHERS_SECRET = "secret-of-others"
 
 
 def free_port() -> int:
@@ -48,8 +49,9 @@ class Service:
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.port = port
+        self.database = folder / "atelier.sqlite"
         keys = folder / "keys"
-        keys.write_text(f"tests {SECRET}\n")
+        keys.write_text(f"tests {SECRET}\nothers {OTHERS_SECRET}\n")
         self.offer: list[dict[str, object]] = []
         self.applications: list[dict[str, Any]] = []
         self.gateway: dict[str, Any] = {
@@ -58,7 +60,7 @@ class Service:
             "import_path": "deployments.app:build_gateway",
             "args": {
                 "keys_file": str(keys),
-                "database": f"sqlite:///{folder}/atelier.sqlite",
+                "database": f"sqlite:///{self.database}",
                 "results": str(folder / "results"),
             },
         }

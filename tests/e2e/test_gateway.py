@@ -1,17 +1,22 @@
 """The service as a whole, on real processes: what it promises when things break or change."""
 
+import base64
+import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 
 import httpx2
 import pytest
 
+from ingress.translate import RANDOM_SEEDS
 from tests.e2e.service import SECRET, Service, checkpoint_app, free_port, wait_until
 from tests.tiny import write_checkpoint
 
@@ -25,6 +30,8 @@ LONG = {
     "width": 128,
     "height": 128,
 }
+LONG_EVALUATIONS = 299
+"""Two a step, but one at the last."""
 
 
 def busy(service: Service) -> list[str]:
@@ -59,6 +66,39 @@ def test_a_client_that_leaves_frees_its_rows(service: Service, headers: dict[str
     evaluations = service.metric("atelier_evaluations_total")
     time.sleep(0.5)
     assert service.metric("atelier_evaluations_total") == evaluations
+
+
+NAMED = {"idempotency-key": "0f2c7e1c-8d0f-4a2e-8f6c-3c1f3a5f9d11"}
+
+
+def test_a_client_that_leaves_and_asks_again_by_name_gets_its_picture(service: Service) -> None:
+    """And the picture is drawn once."""
+    evaluations = service.metric("atelier_evaluations_total")
+    with pytest.raises(httpx2.ReadTimeout):
+        service.client.post("/sdapi/v1/txt2img", json=LONG, headers=NAMED, timeout=0.5)
+    answer = service.client.post("/sdapi/v1/txt2img", json=LONG, headers=NAMED)
+    assert answer.status_code == 200
+    assert answer.headers["idempotent-replayed"] == "true"
+    assert service.metric("atelier_evaluations_total") == evaluations + LONG_EVALUATIONS
+
+
+def test_a_gateways_death_leaves_the_picture_to_its_repeat(service: Service) -> None:
+    """Of a random seed: the repeat draws it with the randomness of the first."""
+    named, body = {"idempotency-key": "after-its-death"}, {**LONG, "seed": -1}
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(service.client.post, "/sdapi/v1/txt2img", json=body, headers=named)
+        wait_until(lambda: busy(service))
+        [victim] = service.pids("gateway").values()
+        os.kill(victim, signal.SIGKILL)
+        assert call.result().status_code >= 500
+    wait_until(lambda: service.hashes().get("tiny"))
+    with closing(sqlite3.connect(service.database)) as database:
+        [[random_seed]] = database.execute("SELECT random_seed FROM answers WHERE name = 'after-its-death'")
+    answer = service.client.post("/sdapi/v1/txt2img", json=body, headers=named)
+    assert answer.status_code == 200
+    seed = Random(int.from_bytes(random_seed)).randrange(RANDOM_SEEDS)
+    assert json.loads(answer.json()["info"])["seed"] == seed
+    assert base64.b64decode(answer.json()["images"][0]) == service.txt2img(**{**body, "seed": seed})
 
 
 def test_an_absent_checkpoint_is_answered_at_once(service: Service) -> None:

@@ -75,7 +75,7 @@ def alive(mark: str) -> list[str]:
 
 
 def test_it_says_how_to_call_it_and_stops_all_that_it_started(
-    process: "subprocess.Popen[str]", mark: str
+    process: "subprocess.Popen[str]", mark: str, tmp_path: Path
 ) -> None:
     told: dict[str, str] = {}
     assert process.stdout is not None
@@ -95,6 +95,8 @@ def test_it_says_how_to_call_it_and_stops_all_that_it_started(
     process.communicate(timeout=60)
     assert process.returncode == 0
     wait_until(lambda: not alive(mark), seconds=10)
+    # The gateway has closed it: SQLite's other files go with its last connection.
+    assert [file.name for file in tmp_path.glob("atelier.sqlite*")] == ["atelier.sqlite"]
 
 
 def test_a_wrong_key_is_named_before_anything_starts(config: Path) -> None:

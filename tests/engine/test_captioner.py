@@ -83,13 +83,19 @@ def test_another_model_ends_the_start(folder: Path, tmp_path: Path) -> None:
         captioner(there)
 
 
-async def test_weights_that_are_broken_fail_the_caption_and_tell_no_path(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_weights_that_are_broken_end_the_start(folder: Path, tmp_path: Path) -> None:
     there = shutil.copytree(folder, tmp_path / "blip")
     (there / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(CheckpointError, match=r"captioner_dir: model\.safetensors is no valid file"):
+        captioner(there)
+
+
+async def test_what_fails_later_fails_the_caption_and_tells_no_path(folder: Path, tmp_path: Path) -> None:
+    there = shutil.copytree(folder, tmp_path / "blip")
+    made = captioner(there)
+    (there / "model.safetensors").unlink()
     with pytest.raises(JobFailed, match="the captioner failed") as caught:
-        await captioner(there).caption(png(scene(8, 8)))
+        await made.caption(png(scene(8, 8)))
     assert str(tmp_path) not in caught.value.message
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import dataclasses
 import io
+import pickle
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import pytest_asyncio
 import torch
@@ -16,7 +17,6 @@ from PIL import Image
 from engine.checkpoint import LoadedCheckpoint
 from engine.engine import Engine
 from engine.enlargement import Given, sizes
-from engine.images import Picture
 from engine.protocol import (
     Enlargement,
     FileFormat,
@@ -88,7 +88,7 @@ def opened(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file))
 
 
-def far(one: Image.Image, other: Image.Image | Picture) -> int:
+def far(one: Image.Image, other: Image.Image | npt.NDArray[np.float64]) -> int:
     """The largest difference of a value."""
     return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
 
@@ -108,9 +108,9 @@ def network(having: Registry, name: str, picture: Image.Image = GIVEN) -> Image.
         ((33, 21), {"scale": 3.0}, (96, 56), (96, 56)),
         ((40, 24), {"scale": 0.5}, (16, 8), (16, 8)),
         ((9, 400), {"scale": 0.5}, (8, 200), (8, 200)),
-        ((40, 24), {"box": (100, 100)}, (166, 100), (100, 100)),
+        ((40, 24), {"box": (100, 100)}, (160, 100), (100, 100)),
         ((40, 24), {"box": (101, 30)}, (101, 56), (101, 30)),
-        ((24, 40), {"box": (100, 100)}, (100, 166), (100, 100)),
+        ((24, 40), {"box": (100, 100)}, (100, 160), (100, 100)),
         ((333, 333), {"box": (512, 512)}, (512, 512), (512, 512)),
         ((40, 24), {"box": (100, 100), "crop": False}, (96, 56), (96, 56)),
         ((333, 100), {"box": (512, 512), "crop": False}, (512, 152), (512, 152)),
@@ -231,9 +231,10 @@ async def test_what_cannot_be_done_is_refused_before_any_work(
 async def test_an_unknown_upscaler_is_told_with_the_nearest(
     worker: Worker, changes: dict[str, Any], field: str
 ) -> None:
-    expected = rf"^{field}: '4x\+' is not known. Nearest: 4x.* Allowed: None, Lanczos, Nearest, 2x, 4x, 8x"
-    with pytest.raises(UpscalerNotFound, match=expected) as caught:
+    with pytest.raises(UpscalerNotFound) as caught:
         await worker.run(work(**changes))
+    assert caught.value.message.startswith(f"{field}: '4x+' is not known. Nearest: 4x")
+    assert "Allowed: None, Lanczos, Nearest, 2x, 4x, 8x" in caught.value.message
     assert caught.value.name == "4x+"
 
 
@@ -289,10 +290,7 @@ def test_a_large_picture_is_the_earlier_done_the_fewer_tiles_are_left(having: Re
         assert remaining == [8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
-def test_pickles(tmp_path: Path) -> None:
-    """They cross processes."""
-    import pickle
-
-    for crosses in (work(texts={"parameters": "x"}), UpscalerNotFound("no such", "4x")):
-        again = pickle.loads(pickle.dumps(crosses))
-        assert again == crosses or (again.args, type(again)) == (crosses.args, type(crosses))
+def test_what_crosses_processes_arrives() -> None:
+    asked, error = work(texts={"parameters": "x"}), UpscalerNotFound("no such", "4x")
+    assert pickle.loads(pickle.dumps(asked)) == asked
+    assert pickle.loads(pickle.dumps(error)).name == "4x"

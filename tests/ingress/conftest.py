@@ -1,5 +1,6 @@
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -26,14 +27,15 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture
-def make_client(backend: FakeBackend, settings: Settings, key: str) -> Callable[..., TestClient]:
+def make_client(backend: FakeBackend, settings: Settings, key: str) -> Iterator[Callable[..., TestClient]]:
     """A client with the key, of an app whose settings are changed as the keywords say."""
+    with ExitStack() as running:
 
-    def make(**changes: Any) -> TestClient:
-        changed = settings.model_copy(update=changes)
-        return TestClient(build_app(backend, changed), headers={"authorization": f"Bearer {key}"})
+        def make(**changes: Any) -> TestClient:
+            app = build_app(backend, settings.model_copy(update=changes))
+            return running.enter_context(TestClient(app, headers={"authorization": f"Bearer {key}"}))
 
-    return make
+        yield make
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_what_routes_need_is_what_was_meant() -> None:
         elif path == "/metrics" or re.search("/(refresh-|unload-|reload-)", path):
             assert need == "operate", path
         else:
-            reads = method == "GET" or path.endswith("/png-info")
+            reads = method == "GET" or path.endswith(("/png-info", "/internal/progress"))
             assert need == ("read" if reads else "generate"), path
 
 

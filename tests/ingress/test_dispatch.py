@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Message
 
-from engine.protocol import DeadlineExceeded, Interrupted, Job, JobFailed, JobResult
+from engine.protocol import DeadlineExceeded, Enlargement, Interrupted, Job, JobFailed, JobResult
 from ingress import dispatch, translate
 from ingress.app import build_app
 from ingress.backend import Order
@@ -43,7 +43,8 @@ class SlowBackend(FakeBackend):
         self.aborted: list[int] = []
         self.started = asyncio.Event()
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         self.started.set()
         try:
             await asyncio.sleep(self.seconds.get(job.seed, 30))
@@ -124,7 +125,7 @@ async def slow_server() -> AsyncIterator[tuple[SlowBackend, asyncio.Queue[int], 
         statuses.put_nowait(status)
 
     app = build_app(backend, Settings(auth="off"), observe)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield backend, statuses, listener.getsockname()[1]

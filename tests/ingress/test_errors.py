@@ -1,7 +1,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,9 @@ PLAUSIBLE = st.sampled_from(["20", 20.7, -1, 0, 1, 2**63, True, "", "Euler a", "
 
 
 @pytest.fixture(scope="module")
-def fuzzed() -> TestClient:
-    return TestClient(build_app(FakeBackend(), Settings(auth="off")))
+def fuzzed() -> Iterator[TestClient]:
+    with TestClient(build_app(FakeBackend(), Settings(auth="off"))) as client:
+        yield client
 
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -75,8 +75,10 @@ def test_the_operators_limits_count(make_client: Callable[..., TestClient]) -> N
 
 
 @pytest.fixture
-def small_client() -> TestClient:
-    return TestClient(build_app(FakeBackend(), Settings(auth="off", limits=Limits(max_body_bytes=1024))))
+def small_client() -> Iterator[TestClient]:
+    settings = Settings(auth="off", limits=Limits(max_body_bytes=1024))
+    with TestClient(build_app(FakeBackend(), settings)) as client:
+        yield client
 
 
 def test_a_body_over_the_limit_is_refused_unread(small_client: TestClient) -> None:

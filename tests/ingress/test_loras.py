@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Job, JobResult, LoraFile
+from engine.protocol import Enlargement, Job, JobResult, LoraFile
 from tests.ingress.fakes import FakeBackend
 
 HASHES = "ink: 0123456789ab, wash: ba9876543210"
@@ -17,7 +17,8 @@ HASHES = "ink: 0123456789ab, wash: ba9876543210"
 class Knowing(FakeBackend):
     """Applies two LoRAs to every job, and does not know a third."""
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         return dataclasses.replace(
             await super().run(job),
             infotext=f'{job.infotext}, Lora hashes: "{HASHES}"',

@@ -133,17 +133,18 @@ def test_every_request_is_observed_once_under_a_bounded_name(
         seen.append((route, model, status))
 
     small = settings.model_copy(update={"limits": Limits(max_body_bytes=1024)})
-    client = TestClient(build_app(backend, small, observe), headers={"authorization": f"Bearer {key}"})
-    client.post("/sdapi/v1/txt2img", json={"model": "DEMO.safetensors"})
-    client.post("/v1/sdapi/v1/txt2img/", json={"model": "unheard-of"})
-    client.post("/sdapi/v1/txt2img", content=b" " * 2000)
-    client.get("/sdapi/v1/txt2img")
-    client.get("/metrics", headers={"authorization": ""})
-    client.get("/docs/assets/swagger-ui.css")
-    for number in range(3):
-        client.get(f"/{number}")
-    backend.fail = RuntimeError("unforeseen")
-    client.post("/sdapi/v1/txt2img", json={})
+    app = build_app(backend, small, observe)
+    with TestClient(app, headers={"authorization": f"Bearer {key}"}) as client:
+        client.post("/sdapi/v1/txt2img", json={"model": "DEMO.safetensors"})
+        client.post("/v1/sdapi/v1/txt2img/", json={"model": "unheard-of"})
+        client.post("/sdapi/v1/txt2img", content=b" " * 2000)
+        client.get("/sdapi/v1/txt2img")
+        client.get("/metrics", headers={"authorization": ""})
+        client.get("/docs/assets/swagger-ui.css")
+        for number in range(3):
+            client.get(f"/{number}")
+        backend.fail = RuntimeError("unforeseen")
+        client.post("/sdapi/v1/txt2img", json={})
     assert seen == [
         ("/sdapi/v1/txt2img", "demo", 200),
         ("/v1/sdapi/v1/txt2img", "", 404),

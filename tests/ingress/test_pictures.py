@@ -22,7 +22,7 @@ def test_line_breaks_in_base64_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "AAAA", "not base64 at all", "data:image/png;base64,", picture_file("PPM")]
+    "text", ["", "abc", "AAAA", "not base64 at all", "ÿØÿà", "data:image/png;base64,", picture_file("PPM")]
 )
 def test_what_is_no_picture_is_refused_by_field(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^init_images\[1\]: not"):

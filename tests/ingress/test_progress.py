@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Interrupted, Job, JobResult, Unavailable
+from engine.protocol import Enlargement, Interrupted, Job, JobResult, Unavailable
 from ingress.backend import OrderProgress
 from tests.ingress.fakes import FakeBackend, result
 
@@ -183,7 +183,8 @@ def test_who_cannot_be_told_to_stop_is_an_error(client: TestClient, backend: Fak
 
 
 def test_an_interrupted_order_answers_with_what_there_is(client: TestClient, backend: FakeBackend) -> None:
-    async def run(job: Job) -> JobResult:
+    async def run(job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         if job.seed in (5, 7):
             raise Interrupted("stop")
         return replace(result(job), interrupted=True)

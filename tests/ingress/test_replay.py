@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +43,7 @@ class Studio:
     def __init__(self, version: CompatVersion) -> None:
         self.backend = FakeBackend()
         settings = Settings(auth="off", styles=STYLES, clip_skip=2, compat_version=version, limits=WIDE)
-        self.client = TestClient(build_app(self.backend, settings))
+        self.client = TestClient(build_app(self.backend, settings))  # to be entered
 
     def jobs(self, body: Mapping[str, Any], route: str = "txt2img") -> list[Job]:
         """Those of this request, without their ids."""
@@ -55,8 +56,12 @@ class Studio:
 
 
 @pytest.fixture(scope="module")
-def studios() -> Studios:
-    return {version: Studio(version) for version in VERSIONS}
+def studios() -> Iterator[Studios]:
+    with ExitStack() as running:
+        studios = {version: Studio(version) for version in VERSIONS}
+        for studio in studios.values():
+            running.enter_context(studio.client)
+        yield studios
 
 
 PIECES = (

@@ -31,11 +31,7 @@ PENDING: Mapping[str, str] = {
     "interrogate": "POST /interrogate",
     "interrupt": "POST /interrupt",
     "skip": "POST /skip",
-    "get_options": "GET /options",
-    "set_options": "POST /options",
     "get_progress": "GET /progress",
-    "util_set_model": "POST /options",
-    "util_get_current_model": "GET /options",
     "util_wait_for_ready": "GET /progress",
 }
 """Methods whose routes are being built, with these."""
@@ -55,7 +51,7 @@ def backend() -> FakeBackend:
 def port(backend: FakeBackend, settings: Settings) -> Iterator[int]:
     styled = settings.model_copy(update={"styles": (Style(name="ink", prompt="ink"),)})
     app = build_app(backend, styled)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -5,12 +5,14 @@ import pytest
 
 from deployments.board.board import (
     IDLE_SECONDS,
+    JOBS_PER_SECOND,
     MOST_REMEMBERED,
     REMEMBERED_SECONDS,
     REPORTS_PER_SECOND,
     SHORTEST_SECONDS,
     WATCHED_SECONDS,
     Board,
+    OrderReport,
     Question,
     Told,
 )
@@ -41,7 +43,7 @@ class Service:
         return self.gateway_reports(gateway, closed)
 
     def gateway_reports(self, gateway: str = "g", *closed: Order) -> Told:
-        def reports(orders: Sequence[Order]) -> list[OrderProgress]:
+        def reports(orders: Sequence[Order]) -> list[OrderReport]:
             return [
                 report(
                     each,
@@ -470,6 +472,12 @@ def test_reporters_are_told_to_wait_so_that_all_together_stay_within_the_limit(s
     assert told.wait == SHORTEST_SECONDS
 
 
+def test_reporters_with_many_orders_wait_longer(service: Service) -> None:
+    orders = [order(str(number), jobs=16) for number in range(1000)]
+    wait = service.open(*orders).wait
+    assert 16_000 / wait <= JOBS_PER_SECOND
+
+
 def test_those_who_wait_longer_are_not_forgotten_meanwhile(service: Service) -> None:
     for number in range(10 * REPORTS_PER_SECOND):
         service.work(job(f"of-{number}"), replica=str(number))
@@ -496,7 +504,7 @@ def test_nothing_is_kept_of_what_is_over(service: Service) -> None:
     service.work()
     service.pass_time(REMEMBERED_SECONDS + 10)
     board = service.board
-    kept = [board._done, board._interrupts, board._queues, board._gateways, board._orders.jobs]
+    kept: list[object] = [board._done, board._interrupts, board._queues, board._gateways, board._orders.jobs]
     kept += [index._orders for index in board._orders._indexes]
     kept += [board._replicas._holders, board._replicas._replicas["r"].jobs, board._replicas._busy]
     assert not any(kept)

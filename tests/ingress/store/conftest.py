@@ -1,18 +1,22 @@
+"""Every kind of database that is served: SQLite in a file, and a PostgreSQL server started for the tests."""
+
 import os
+import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from ingress.store.database import Database
 from tests.ingress.fakes import Time
 
-NOBODY = "nobody"
-"""Whom PostgreSQL runs as where the tests are root's, as it refuses that."""
+PG_CTL = shutil.which("pg_ctl") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")), None)
 
 
 @pytest.fixture
@@ -21,35 +25,52 @@ def time() -> Time:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Path]:
-    """The folder of the socket of a server of our own, without a port."""
-    if shutil.which("initdb") is None or find_spec("asyncpg") is None:
-        pytest.skip("needs PostgreSQL's programs and asyncpg")
-    user = NOBODY if os.geteuid() == 0 else None
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server, without a database."""
+    if PG_CTL is None:
+        pytest.skip("no PostgreSQL: apt install postgresql")
+    program: str = PG_CTL
+    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name  # it refuses to be root
     folder = Path(tempfile.mkdtemp())
-    if user:
-        shutil.chown(folder, user)
-    data = folder / "data"
-    options = f"-k {folder} -c listen_addresses= -c fsync=off"
+    shutil.chown(folder, user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
 
-    def run(*command: object) -> None:
-        subprocess.run([*map(str, command)], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    def pg_ctl(*arguments: str) -> None:
+        command = [program, "--pgdata", f"{folder}/data", "--silent", *arguments]
+        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
-    run("initdb", "-D", data, "-U", "tests", "--auth=trust", "--no-sync")
-    run("pg_ctl", "-D", data, "-l", folder / "log", "-w", "-o", options, "start")
-    try:
-        yield folder
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    pg_ctl("init", "-o", "--username=atelier --auth=trust --no-sync")
+    pg_ctl("start", "--log", f"{folder}/log", "-o", f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off")
+    yield f"postgresql://atelier@127.0.0.1:{port}"
+    pg_ctl("stop", "--mode=immediate")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database, of each kind that is served."""
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/file.sqlite"
-    folder, name = request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}"
-    create = ["psql", "-h", str(folder), "-U", "tests", "-d", "postgres", "-c", f"CREATE DATABASE {name}"]
-    subprocess.run(create, check=True, stdout=subprocess.DEVNULL)
-    return f"postgresql://tests@/{name}?host={folder}"
+        return f"sqlite:///{tmp_path}/deeper/file.sqlite"
+    server: str = request.getfixturevalue("postgres")
+    name = f"test_{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(f"{server}/postgres")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return f"{server}/{name}"
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def other_gateway(url: str) -> AsyncIterator[Database]:
+    """The same database, as another process has it."""
+    database = Database(url)
+    yield database
+    await database.close()
