@@ -165,7 +165,7 @@ def configure(folder: Path, key: str) -> Path:
         "args": {
             "keys_file": str(keys),
             "database": f"sqlite:///{folder}/atelier.sqlite",
-            "results": str(folder / "results"),
+            "results": "memory://results",
         },
         "deployments": [{"name": "Gateway", "user_config": offer}],
     }

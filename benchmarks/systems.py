@@ -224,7 +224,7 @@ def serve_config(name: str, served: Served, keys: Path) -> dict[str, Any]:
         "args": {
             "keys_file": str(keys),
             "database": f"sqlite:///{keys}.sqlite",
-            "results": f"{keys}.results",
+            "results": "memory://results",
         },
         "deployments": [
             {

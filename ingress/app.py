@@ -42,8 +42,8 @@ from ingress.webhooks import Courier
 
 EXPOSED_HEADERS = (
     "ETag",
-    "Location",
     "Idempotent-Replayed",
+    "Location",
     "Retry-After",
     "X-Process-Time",
     "X-Request-Id",
@@ -62,16 +62,8 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
     service = _service(backend, settings)
     answers = Answers(service.database, settings.answers_seconds, settings.answers_mb * 2**20)
     unattended = Unattended()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with _running(service, answers):
-            yield
-            await unattended.close()
-
     app = FastAPI(
         title="Atelier",
-        lifespan=lifespan,
         middleware=[
             *([_cors(settings.cors_origins)] if settings.cors_origins else []),
             Middleware(RequestContext, observe=observe),
@@ -90,6 +82,7 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        lifespan=lambda app: _running(service, answers, unattended),
     )
     app.state.service = service
     for prefix in ("/v1", ""):
@@ -125,12 +118,12 @@ def _service(backend: Backend, settings: Settings) -> Service:
 
 
 @asynccontextmanager
-async def _running(service: Service, answers: Answers) -> AsyncIterator[None]:
+async def _running(service: Service, answers: Answers, unattended: Unattended) -> AsyncIterator[None]:
     """What a gateway does besides answering, from its start to its end."""
     runner = Runner(service)
     courier = Courier(service, Outbound(service.settings.webhook_networks))
-    works = (runner.run(), courier.run(), Janitor(service).run(), answers.tend())
-    running = [asyncio.create_task(work) for work in works]
+    loops = (runner.run(), courier.run(), Janitor(service).run(), answers.tend())
+    running = [asyncio.create_task(loop) for loop in loops]
     try:
         yield
     finally:
@@ -138,6 +131,7 @@ async def _running(service: Service, answers: Answers) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         try:
+            await unattended.close()
             await runner.release()
         finally:
             await service.database.close()

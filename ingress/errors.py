@@ -51,16 +51,16 @@ class SamplerNotFound(NotFound):
     """The request names a sampler that is not there."""
 
 
-class Gone(AtelierError):
-    """What the request names was there once, and is not kept any more."""
-
-
 class CheckpointNotFound(NotFound):
     """`POST /options` names a checkpoint that is not there. `CheckpointNotFound(message, name)`."""
 
     @property
     def name(self) -> str:
         return str(self.args[1])
+
+
+class Gone(AtelierError):
+    """What the request names was there once, and is not kept any more."""
 
 
 class ScriptRefused(InvalidRequest):
@@ -111,8 +111,8 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidRequest: Answer(422, "InvalidRequest", "invalid_request"),
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
-        Gone: Answer(410, "HTTPException", "gone"),
         CheckpointNotFound: Answer(404, "RuntimeError", "not_found"),
+        Gone: Answer(410, "HTTPException", "gone"),
         ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
         Absent: Answer(404, "HTTPException", "not_offered"),
         Unsupported: Answer(501, "HTTPException", "not_offered"),
@@ -238,7 +238,8 @@ def _answer(error: AtelierError) -> Answer:
 
 def domain_response(exc: AtelierError, scope: Scope) -> Response:
     """How an error of ours is answered."""
-    response = written(_problem(exc, dialect(own_path(scope))), scope)
+    problem = _problem(exc, dialect(own_path(scope)))
+    response = written(problem, scope)
     if _answer(exc).final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):

@@ -12,7 +12,6 @@ from starlette.types import Message
 
 from ingress import generate
 from ingress.deps import Service
-from ingress.errors import InvalidRequest, shown
 from ingress.generate import Asked
 from ingress.schemas.jobs import BODIES, JobError, JobPictures, JobStatus
 from ingress.schemas.sdapi import GenerationRequest
@@ -20,22 +19,21 @@ from ingress.store import options as stored_options
 from ingress.store.orders import Claimed, Kind, NewOrder, StoredOrder
 from ingress.translate import Generation
 
-MAX_NAME_CHARS = 256
+
+def random_id(random: Random) -> str:
+    """128 bits, in hexadecimal."""
+    return f"{random.getrandbits(128):032x}"
 
 
-def new(kind: Kind, body: GenerationRequest, webhook: str | None, asked: Asked) -> NewOrder:
-    """What to store of an order, with everything that its pictures depend on. Raises `InvalidRequest`."""
-    id, seed = (f"{asked.random.getrandbits(128):032x}" for _ in range(2))
-    name = asked.id or id
-    if len(name) > MAX_NAME_CHARS or not name.isprintable():
-        allowed = f"at most {MAX_NAME_CHARS} printable characters"
-        raise InvalidRequest(f"force_task_id: {shown(name)} is not allowed. Allowed: {allowed}.")
+def new(id: str, kind: Kind, body: GenerationRequest, webhook: str | None, asked: Asked) -> NewOrder:
+    """What to store of an order, with everything that its pictures depend on. `id` is what it is stored by,
+    `asked.id` what the backend is to know it by."""
     return NewOrder(
         id=id,
         key=asked.key,
         kind=kind,
-        name=name,
-        seed=seed,
+        name=asked.id,
+        seed=random_id(asked.random),
         asked=asked.now.timestamp(),
         options=asked.options,
         webhook=webhook,
@@ -53,9 +51,7 @@ def resolved(order: NewOrder | Claimed, service: Service) -> tuple[Generation, A
         now=datetime.fromtimestamp(order.asked),
     )
     body = BODIES[order.kind].model_validate_json(order.body)
-    generation = generate.resolved(body, asked, service)
-    generate.options_after(generation, asked, service)
-    return generation, asked
+    return generate.resolved(body, asked, service), asked
 
 
 async def drawn(order: Claimed, service: Service) -> str:

@@ -41,7 +41,7 @@ async def img2img(
 
 async def _generate(body: GenerationRequest, request: Request, service: Service) -> Response:
     asked = Asked(
-        id=body.force_task_id or request.state.request_id,
+        id=generate.order_id(body, request.state.request_id),
         key=request.state.key,
         options=await stored_options.read(service.database, request.state.key),
         random=random_of(request, service),

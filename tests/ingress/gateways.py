@@ -14,7 +14,7 @@ import httpx2
 from sqlalchemy import ColumnElement
 
 from engine.protocol import Enlargement, Job, JobResult
-from ingress import orders
+from ingress import generate, orders
 from ingress.app import build_app
 from ingress.deps import Service
 from ingress.generate import Asked
@@ -111,9 +111,10 @@ def ordered(
     options: Mapping[str, object] = MappingProxyType({}),
 ) -> NewOrder:
     kind, _, request = jobs.read(dict(body))
-    name = request.force_task_id or ""
+    id = orders.random_id(service.random)
+    name = generate.order_id(request, id)
     asked = Asked(id=name, key=key, options=options, random=service.random, now=service.now())
-    return orders.new(kind, request, webhook, asked)
+    return orders.new(id, kind, request, webhook, asked)
 
 
 async def found(service: Service, id: str) -> StoredOrder:

@@ -225,11 +225,12 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         if not is_pending(route)
     ],
 )
-def test_a_route_answers_as_its_line_says(client: TestClient, prefix: str, route: contract.Route) -> None:
-    job = drawn_job(client) if "{id}" in route.path else ""
-    path = prefix + route.path.replace("{path:path}", "any/thing")
-    path = path.replace("{id}", job).replace("{number:int}", "0")
-    answer = client.request(route.method, path, json=route.body)
+def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
+    with TestClient(app) as client:
+        job = drawn_job(client) if "{id}" in route.path else ""
+        path = prefix + route.path.replace("{path:path}", "any/thing")
+        path = path.replace("{id}", job).replace("{number:int}", "0")
+        answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)
     assert (route.state == IGNORED) == ("x-warnings" in answer.headers)

@@ -360,8 +360,8 @@ async def test_overrides_that_are_to_stay_do_so_once_the_pictures_are_there(tmp_
 
 
 async def test_a_post_that_is_sent_again_is_one_job(client: httpx2.AsyncClient) -> None:
-    sent = {"url": "/v1/jobs", "json": {"prompt": "x"}, "headers": {"Idempotency-Key": "once"}}
-    first, second = [await client.request("POST", **sent) for _ in range(2)]
+    once = {"Idempotency-Key": "once"}
+    first, second = [await client.post("/v1/jobs", json={"prompt": "x"}, headers=once) for _ in range(2)]
     assert first.status_code == second.status_code == 202
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]

@@ -74,7 +74,7 @@ def test_the_backend_knows_an_order_by_the_clients_task_id(tmp_path: Path) -> No
     named, plain = ordered(service, {"force_task_id": "task(abc)"}), ordered(service, {})
     assert (named.name, plain.name) == ("task(abc)", plain.id)
     assert named.id != "task(abc)"
-    for wrong in ("a\0b", "a\nb", "x" * 257):
+    for wrong in ("a\0b", "a\nb", "a€b", "x" * 257):
         with pytest.raises(InvalidRequest, match=r"force_task_id: .* is not allowed"):
             ordered(service, {"force_task_id": wrong})
 
