@@ -11,8 +11,8 @@ def bodies(app: FastAPI) -> dict[str, dict[str, Any]]:
     found = {}
     for path, item in document(app, locked=True)["paths"].items():
         content = item.get("post", {}).get("requestBody", {}).get("content", {})
-        if content:
-            found[path] = next(iter(content["application/json"]["examples"].values()))["value"]
+        if examples := content.get("application/json", {}).get("examples"):
+            found[path] = next(iter(examples.values()))["value"]
     return found
 
 
