@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -51,7 +51,7 @@ class Body(BaseModel):
 
 
 @pytest.fixture
-def client(settings: Settings, key: str) -> TestClient:
+def client(settings: Settings, key: str) -> Iterator[TestClient]:
     """With a route of each dialect, which fails as the body's name says."""
     small = settings.model_copy(update={"limits": Limits(max_body_bytes=1024)})
     app = build_app(FakeBackend(), small)
@@ -79,7 +79,8 @@ def client(settings: Settings, key: str) -> TestClient:
     for path in FAMILIES:
         app.post(path, dependencies=[GENERATE])(failing)
         app.get(path, dependencies=[READ])(reading)
-    return TestClient(app, headers={"authorization": f"Bearer {key}"})
+    with TestClient(app, headers={"authorization": f"Bearer {key}"}) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
