@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -16,28 +15,27 @@ from ingress.deps import Service
 from ingress.generate import Asked
 from ingress.schemas.jobs import BODIES, JobError, JobPictures, JobStatus
 from ingress.schemas.sdapi import GenerationRequest
+from ingress.store import options as stored_options
 from ingress.store.orders import Claimed, Kind, NewOrder, StoredOrder
 from ingress.translate import Generation
 
 
-def new(
-    kind: Kind,
-    body: GenerationRequest,
-    webhook: str | None,
-    key: str,
-    options: Mapping[str, Any],
-    service: Service,
-) -> NewOrder:
-    """What to store of an order, with everything that its pictures depend on. Raises `InvalidRequest`."""
-    id = f"{service.random.getrandbits(128):032x}"
+def random_id(random: Random) -> str:
+    """128 bits, in hexadecimal."""
+    return f"{random.getrandbits(128):032x}"
+
+
+def new(id: str, kind: Kind, body: GenerationRequest, webhook: str | None, asked: Asked) -> NewOrder:
+    """What to store of an order, with everything that its pictures depend on. `id` is what it is stored by,
+    `asked.id` what the backend is to know it by."""
     return NewOrder(
         id=id,
-        key=key,
+        key=asked.key,
         kind=kind,
-        name=generate.order_id(body, id),
-        seed=f"{service.random.getrandbits(128):032x}",
-        asked=service.now().timestamp(),
-        options=options,
+        name=asked.id,
+        seed=random_id(asked.random),
+        asked=asked.now.timestamp(),
+        options=asked.options,
         webhook=webhook,
         body=body.model_dump_json(exclude_unset=True).encode(),
     )
@@ -59,7 +57,9 @@ def resolved(order: NewOrder | Claimed, service: Service) -> tuple[Generation, A
 async def drawn(order: Claimed, service: Service) -> str:
     """Run the order, keep its pictures, and return what to store as its answer. Raises as a request does."""
     generation, asked = resolved(order, service)
+    options = generate.options_after(generation, asked, service)
     came = await generate.drawn(generation, asked, service, _nobody_leaves)
+    await stored_options.save(service.database, asked.key, asked.options, options)
     content = came.content
     pictures = [base64.b64decode(picture) for picture in content["images"]]
     await service.results.keep(order.claim, pictures)

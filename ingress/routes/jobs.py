@@ -6,10 +6,11 @@ from fastapi import Body, FastAPI, Header, Query, Request
 from fastapi.sse import EventSourceResponse
 from starlette.responses import JSONResponse, Response
 
-from ingress import orders
-from ingress.deps import Service, ServiceDep
+from ingress import generate, orders
+from ingress.deps import Service, ServiceDep, random_of, time_of
 from ingress.errors import Gone, InvalidRequest, NotFound, shown
 from ingress.events import events
+from ingress.generate import Asked
 from ingress.schemas import jobs
 from ingress.schemas.examples import JOB_EXAMPLES
 from ingress.schemas.jobs import JobAccepted, JobList, JobStatus, JobSummary
@@ -37,9 +38,18 @@ async def submit(
     """
     kind, webhook, sent = jobs.read(body)
     key = request.state.key
-    options = await stored_options.read(service.database, key)
-    order = orders.new(kind, sent, checked_webhook(webhook, service.settings), key, options, service)
-    generation, _ = orders.resolved(order, service)
+    random = random_of(request, service)
+    id = orders.random_id(random)
+    asked = Asked(
+        id=generate.order_id(sent, id),
+        key=key,
+        options=await stored_options.read(service.database, key),
+        random=random,
+        now=time_of(request, service),
+    )
+    order = orders.new(id, kind, sent, checked_webhook(webhook, service.settings), asked)
+    generation, asked = orders.resolved(order, service)
+    generate.options_after(generation, asked, service)
     request.state.model = generation.checkpoint.name
     await service.orders.accept(order)
     stored = await _own(order.id, key, service)

@@ -28,7 +28,6 @@ from sqlalchemy import (
     case,
     delete,
     func,
-    insert,
     select,
     update,
 )
@@ -38,7 +37,7 @@ from sqlalchemy.types import JSON
 
 from engine.protocol import Overloaded
 from ingress.settings import OrderSettings
-from ingress.store.database import Database, metadata
+from ingress.store.database import Database, insert, metadata
 from ingress.store.deliveries import deliveries
 
 Kind = Literal["txt2img", "img2img"]
@@ -150,7 +149,7 @@ class Orders:
         self.came = asyncio.Event()
 
     async def accept(self, new: NewOrder) -> None:
-        """When this returns, the order is on disk.
+        """When this returns, the order is on disk, and there once if the same comes again.
 
         Raises `Overloaded` where too many are open; of those that come at the same moment a few more get in.
         """
@@ -159,7 +158,8 @@ class Orders:
             await self._check_room(connection, new.key)
             values = {name: getattr(new, name) for name in NewOrder.__slots__}
             row = {**values, "options": dict(new.options), "state": "queued"}
-            await connection.execute(insert(orders).values(**row, created=now, due=now))
+            new_row = insert(connection, orders).values(**row, created=now, due=now)
+            await connection.execute(new_row.on_conflict_do_nothing(index_elements=[orders.c.id]))
         self.came.set()
 
     async def find(self, id: str, key: str | None = None) -> StoredOrder | None:
@@ -334,7 +334,7 @@ class Orders:
         row = ended.one_or_none()
         if row is not None and row.webhook is not None:
             new = {"id": uuid.uuid4().hex, "order": row.id, "url": row.webhook}
-            await connection.execute(insert(deliveries).values(**new, created=now, due=now))
+            await connection.execute(insert(connection, deliveries).values(**new, created=now, due=now))
         return row is not None
 
     def _state(self) -> ColumnElement[str]:

@@ -2,24 +2,26 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from random import SystemRandom
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
 from sqlalchemy import ColumnElement
 
 from engine.protocol import Enlargement, Job, JobResult
-from ingress import orders
+from ingress import generate, orders
 from ingress.app import build_app
 from ingress.deps import Service
+from ingress.generate import Asked
 from ingress.schemas import jobs
 from ingress.settings import Key, OrderSettings, Settings
 from ingress.store.database import Clock, Database
-from ingress.store.orders import Orders, StoredOrder
+from ingress.store.orders import NewOrder, Orders, StoredOrder
 from ingress.store.results import Results
 from tests.ingress.fakes import FakeBackend, result
 
@@ -96,10 +98,23 @@ def service_of(
 
 async def accepted(service: Service, key: str = "a", webhook: str | None = None, **body: object) -> str:
     """The id of an order with this body."""
-    kind, _, request = jobs.read(body)
-    order = orders.new(kind, request, webhook, key, {}, service)
+    order = ordered(service, body, key, webhook)
     await service.orders.accept(order)
     return order.id
+
+
+def ordered(
+    service: Service,
+    body: Mapping[str, object],
+    key: str = "a",
+    webhook: str | None = None,
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> NewOrder:
+    kind, _, request = jobs.read(dict(body))
+    id = orders.random_id(service.random)
+    name = generate.order_id(request, id)
+    asked = Asked(id=name, key=key, options=options, random=service.random, now=service.now())
+    return orders.new(id, kind, request, webhook, asked)
 
 
 async def found(service: Service, id: str) -> StoredOrder:

@@ -338,3 +338,31 @@ async def test_after_the_service_stopped_what_was_accepted_is_finished(
     async with serving(FakeBackend(), settings_in(tmp_path)) as client:
         for number, id in enumerate(ids):
             assert (await ended(client, id))["result"]["parameters"]["seed"] == number
+
+
+async def test_overrides_that_are_to_stay_do_so_once_the_pictures_are_there(tmp_path: Path) -> None:
+    backend = HeldBackend()
+    async with serving(backend, settings_in(tmp_path)) as client:
+
+        async def clip_skip() -> int:
+            options = (await client.get("/sdapi/v1/options")).json()
+            return int(options["CLIP_stop_at_last_layers"])
+
+        staying = {"override_settings_restore_afterwards": False}
+        id = await post(client, override_settings={"CLIP_stop_at_last_layers": 4}, **staying)
+        await until(lambda: backend.jobs)
+        assert await clip_skip() == 1
+        backend.go.set()
+        assert (await ended(client, id))["state"] == "done"
+        assert await clip_skip() == 4
+        answer = await client.post("/v1/jobs", json={**staying, "override_settings": {"no_option": 4}})
+        assert answer.status_code == 202
+
+
+async def test_a_post_that_is_sent_again_is_one_job(client: httpx2.AsyncClient) -> None:
+    once = {"Idempotency-Key": "once"}
+    first, second = [await client.post("/v1/jobs", json={"prompt": "x"}, headers=once) for _ in range(2)]
+    assert first.status_code == second.status_code == 202
+    assert first.json()["id"] == second.json()["id"]
+    assert second.headers["location"] == first.headers["location"]
+    assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1

@@ -21,13 +21,6 @@ def backend() -> FakeBackend:
 
 
 @pytest.fixture
-def client(make_client: Callable[..., TestClient]) -> Iterator[TestClient]:
-    """Of an app that runs what it accepts, and closes its database."""
-    with make_client() as client:
-        yield client
-
-
-@pytest.fixture
 def found(client: TestClient) -> dict[str, Any]:
     answer = client.get("/openapi.json")
     assert answer.status_code == 200

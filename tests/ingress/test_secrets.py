@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,13 +19,6 @@ CREDENTIALS = {"auth": f"user:{SECRET}", "url": f"http://user:{SECRET}@127.0.0.1
 @pytest.fixture
 def backend() -> FakeBackend:
     return willing_backend()
-
-
-@pytest.fixture
-def client(make_client: Callable[..., TestClient]) -> Iterator[TestClient]:
-    """Of an app that runs what it accepts, and closes its database."""
-    with make_client() as client:
-        yield client
 
 
 def posts(client: TestClient) -> dict[str, dict[str, Any]]:

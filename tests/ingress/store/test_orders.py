@@ -74,6 +74,16 @@ async def test_what_was_accepted_is_there_for_another_gateway(gateway: Gateway, 
     assert await gateway().claim() is None
 
 
+async def test_an_order_that_is_accepted_again_is_there_once(orders: Orders) -> None:
+    """A gateway that dies between accepting it and the answer leaves its request to another one."""
+    for _ in range(2):
+        await orders.accept(new(1))
+    await claimed(orders)
+    assert await orders.claim() is None
+    await orders.accept(new(1))
+    assert await state(orders, 1) == "running"
+
+
 async def test_an_order_is_known_to_its_key_alone(orders: Orders) -> None:
     await orders.accept(new(1, "a"))
     assert await orders.find(new(1).id, "b") is None
