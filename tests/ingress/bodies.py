@@ -1,9 +1,12 @@
+import base64
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 
+from engine.protocol import Enlargement, Job, JobResult
 from ingress.openapi import document
-from tests.ingress.fakes import FakeBackend
+from tests.ingress.fakes import FakeBackend, picture
 
 
 def bodies(app: FastAPI) -> dict[str, dict[str, Any]]:
@@ -26,8 +29,16 @@ class Anything(dict[bytes, str]):
         return "a picture"
 
 
+class Willing(FakeBackend):
+    """What it enlarges are pictures."""
+
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        done = await super().run(job)
+        return replace(done, image=base64.b64decode(picture())) if isinstance(job, Enlargement) else done
+
+
 def willing_backend() -> FakeBackend:
     """One that answers every example."""
-    backend = FakeBackend()
+    backend = Willing()
     backend.captions = Anything()
     return backend

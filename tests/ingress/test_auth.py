@@ -77,7 +77,7 @@ def key(secret: str, *scopes: KeyScope) -> Key:
 
 def filled(template: str) -> str:
     """A path of the template."""
-    return re.sub(r"\{[^}]*\}", "x", template)
+    return re.sub(r"\{[^}]*\}", "x", template.replace("{number:int}", "0"))
 
 
 SETTINGS = Settings(
@@ -228,9 +228,9 @@ def test_of_two_keys_the_one_that_is_for_it_counts(anybody: TestClient) -> None:
 
 def test_a_route_knows_whose_key_it_was(anybody: TestClient) -> None:
     backend = FakeBackend()
-    client = TestClient(build_app(backend, SETTINGS))
-    for secret in (b"battery-staple", b"for-generate"):
-        ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
+    with TestClient(build_app(backend, SETTINGS)) as client:
+        for secret in (b"battery-staple", b"for-generate"):
+            ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
     assert [order.key for order in backend.orders] == ["battery-staple", "for-generate"]
 
 
