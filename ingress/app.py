@@ -46,9 +46,11 @@ def build_app(backend: Backend, settings: Settings, observe: RequestObserver | N
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tending = asyncio.create_task(answers.tend())
+        stopped = asyncio.Event()
+        tending = asyncio.create_task(answers.tend(stopped))
         yield
-        tending.cancel()
+        stopped.set()
+        await tending
         await unattended.close()
         await database.close()
 

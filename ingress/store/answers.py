@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
@@ -197,10 +198,12 @@ class Answers:
             )
             await connection.execute(delete(answers).where(answers.c.expires <= last, _ANSWERED))
 
-    async def tend(self) -> None:
-        """Keep claims and answers in order, until cancelled. An error of one round is logged."""
+    async def tend(self, stopped: asyncio.Event) -> None:
+        """Keep claims and answers in order. An error of one round is logged."""
         for round in count(1):
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), HEARTBEAT_SECONDS)
+                return
             try:
                 await self.renew()
                 if round % TIDYING_ROUNDS == 0:

@@ -216,9 +216,9 @@ def test_of_two_keys_the_one_that_is_for_it_counts(anybody: TestClient) -> None:
 
 def test_a_route_knows_whose_key_it_was(anybody: TestClient) -> None:
     backend = FakeBackend()
-    client = TestClient(build_app(backend, SETTINGS))
-    for secret in (b"battery-staple", b"for-generate"):
-        ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
+    with TestClient(build_app(backend, SETTINGS)) as client:
+        for secret in (b"battery-staple", b"for-generate"):
+            ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
     assert [order.key for order in backend.orders] == ["battery-staple", "for-generate"]
 
 

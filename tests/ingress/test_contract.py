@@ -41,6 +41,8 @@ ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
 
 LINES = [(prefix, route) for prefixes, routes in ROUTES.items() for prefix in prefixes for route in routes]
 SETTINGS = Settings(auth="off", compat_version="v1.10.1", styles=(Style(name="ink", prompt="ink drawing"),))
+DEFAULTS = dict.fromkeys(OverrideSettings.model_fields)
+"""Options that set nothing."""
 NOW = datetime(2024, 3, 14, 16, 46, 34)
 
 
@@ -82,7 +84,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def sent(app: FastAPI, client: TestClient) -> Sent:
+def sent(app: FastAPI, client: TestClient) -> Iterator[Sent]:
     """Post a body to a route. The same one comes to the same jobs, with the same ids."""
 
     def send(route: str, body: Mapping[str, Any]) -> Outcome:
@@ -91,7 +93,8 @@ def sent(app: FastAPI, client: TestClient) -> Sent:
         answer = client.post(f"/sdapi/v1{route}", json=body)
         return Outcome(answer.status_code, backend.jobs, answer.json(), answer.headers.get("x-task-id", ""))
 
-    return send
+    yield send
+    client.post("/sdapi/v1/options", json=DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -139,13 +142,11 @@ def test_an_honoured_field_changes_what_is_drawn_or_answered(sent: Sent, case: C
 
 
 @pytest.mark.parametrize("case", [case for case in cases(HONOURED) if case.values[0].field.afterwards])
-def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, client: TestClient, case: Case) -> None:
+def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, case: Case) -> None:
     nexts = []
     for body in (case.without, case.having):
-        client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
         assert sent(case.route, body).status == 200
         nexts.append(sent(case.route, REQUESTS[case.route].base).effect(""))
-    client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
     assert nexts[0] != nexts[1]
 
 

@@ -85,16 +85,22 @@ def test_our_own_routes_document_openais_errors() -> None:
 def test_every_route_tells_who_may_call_it(client: TestClient, found: dict[str, Any]) -> None:
     app = client.app
     assert isinstance(app, FastAPI)
-    needs = {route.path: need_of(route) for route in app.routes if isinstance(route, APIRoute)}
+    needs = {
+        (method, route.path): need_of(route)
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
     assert found["components"]["securitySchemes"].keys() == {"HTTPBearer", "HTTPBasic", "APIKeyHeader"}
-    for _, path, operation in operations(found):
-        if needs[path] == "public":
+    for method, path, operation in operations(found):
+        need = needs[method, path]
+        if need == "public":
             assert "security" not in operation
         else:
             assert operation["security"] == [
-                {name: [needs[path]]} for name in ("HTTPBearer", "HTTPBasic", "APIKeyHeader")
+                {name: [need]} for name in ("HTTPBearer", "HTTPBasic", "APIKeyHeader")
             ]
-            assert f"scope `{needs[path]}`" in operation["description"]
+            assert f"scope `{need}`" in operation["description"]
 
 
 def test_without_keys_it_speaks_of_none(make_client: Callable[..., TestClient]) -> None:
@@ -104,6 +110,14 @@ def test_without_keys_it_speaks_of_none(make_client: Callable[..., TestClient]) 
         assert "security" not in operation
         assert not {"401", "403"} & operation["responses"].keys(), path
         assert "scope" not in operation.get("description", "")
+
+
+def test_every_post_takes_an_idempotency_key(found: dict[str, Any]) -> None:
+    for method, path, operation in operations(found):
+        headers = [each["name"] for each in operation.get("parameters", []) if each["in"] == "header"]
+        assert ("Idempotency-Key" in headers) == (method == "POST"), path
+        if method == "POST":
+            assert {"409", "422", "503"} <= operation["responses"].keys(), path
 
 
 def test_every_answer_has_a_type(found: dict[str, Any]) -> None:
