@@ -162,7 +162,11 @@ def configure(folder: Path, key: str) -> Path:
         "name": "gateway",
         "route_prefix": "/",
         "import_path": "deployments.app:build_gateway",
-        "args": {"keys_file": str(keys), "database": f"sqlite:///{folder}/atelier.sqlite"},
+        "args": {
+            "keys_file": str(keys),
+            "database": f"sqlite:///{folder}/atelier.sqlite",
+            "results": "memory://results",
+        },
         "deployments": [{"name": "Gateway", "user_config": offer}],
     }
     instant = {"name": "instant", "route_prefix": None, "import_path": "benchmarks.instant:build_instant"}

@@ -221,7 +221,11 @@ def serve_config(name: str, served: Served, keys: Path) -> dict[str, Any]:
         "name": "gateway",
         "route_prefix": "/",
         "import_path": "deployments.app:build_gateway",
-        "args": {"keys_file": str(keys), "database": f"sqlite:///{keys}.sqlite"},
+        "args": {
+            "keys_file": str(keys),
+            "database": f"sqlite:///{keys}.sqlite",
+            "results": "memory://results",
+        },
         "deployments": [
             {
                 "name": "Gateway",

@@ -1,10 +1,14 @@
-"""Who may call: the keys file, and the refusal to stand open."""
+"""Who may call, and what is signed: the files of keys and secrets, and the refusal to stand open."""
 
+import base64
+import binascii
 import hashlib
 import ipaddress
 import re
 from itertools import takewhile
 from pathlib import Path
+
+from pydantic import SecretBytes
 
 from deployments.config import GatewayConfig
 from deployments.styles import read_styles
@@ -56,6 +60,24 @@ def _scopes(word: str, where: str) -> frozenset[KeyScope]:
     return frozenset(scope for scope in KEY_SCOPES if scope in given)
 
 
+def read_webhook_secret(path: Path) -> SecretBytes:
+    """The secret in a file that has nothing else: `whsec_` and the base64 of 24 to 64 bytes.
+
+    Raises ValueError, which never quotes it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"webhook_secret_file: cannot read {path}: {error.strerror}") from None
+    try:
+        secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        secret = b""
+    if not (text.startswith("whsec_") and 24 <= len(secret) <= 64):
+        raise ValueError(f"webhook_secret_file: {path} wants `whsec_` and the base64 of 24 to 64 bytes")
+    return SecretBytes(secret)
+
+
 def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
     """What the HTTP side is to know. `bind_host` is where Serve listens.
 
@@ -75,6 +97,12 @@ def settings_of(config: GatewayConfig, *, bind_host: str) -> Settings:
         database=config.database,
         answers_seconds=config.answers_seconds,
         answers_mb=config.answers_mb,
+        results=config.results,
+        orders=config.orders,
+        webhook_secret=read_webhook_secret(config.webhook_secret_file)
+        if config.webhook_secret_file
+        else None,
+        webhook_networks=config.webhook_networks,
         styles=read_styles(config.styles_file) if config.styles_file else (),
         cors_origins=config.cors_origins,
         save_dir=config.save_dir,

@@ -1,11 +1,12 @@
 """What `serve_config.yaml` may say. Every error names the key it is about."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ingress.settings import CompatVersion, CorsOrigins, Limits
+from ingress.settings import CompatVersion, CorsOrigins, Limits, OrderSettings
 from ingress.store.database import parsed
 
 DIFFUSION = "Diffusion"
@@ -76,7 +77,11 @@ class GatewayConfig(Config):
     negative_prompt. `database` is where orders, answers and options are kept: an
     SQLite file that all gateways share, so on one machine, or `postgresql://user@host/name`, whose password
     belongs into `PGPASSWORD` or `~/.pgpass` where gateways run. What requests with an Idempotency-Key were
-    answered is kept for `answers_seconds`, and at most `answers_mb` (MiB) of it.
+    answered is kept for `answers_seconds`, and at most `answers_mb` (MiB) of it. `results` is
+    where the pictures of `/v1/jobs` are kept: a folder that all gateways share, or `s3://bucket/prefix`, with
+    the extra `s3` installed and the credentials in the environment. It is this service's alone: what no job
+    knows of is deleted there. `webhook_secret_file` has what webhooks are signed with, `whsec_` and base64;
+    without it no job can have one. They go to public addresses, and to those of `webhook_networks`.
     `save_dir` is where `save_images` writes: a folder of the gateway's machine, or an address that fsspec
     understands (`s3://bucket/folder`, with s3fs installed and the credentials in the environment).
     `restart_seconds`: how long a checkpoint that has lost its last replica still takes jobs, which then wait
@@ -97,6 +102,10 @@ class GatewayConfig(Config):
     database: Annotated[str, AfterValidator(_a_database)] = "sqlite:///.atelier/atelier.sqlite"
     answers_seconds: float = Field(default=24 * 3600, gt=0)
     answers_mb: int = Field(default=1024, ge=1)
+    results: str = ".atelier/results"
+    orders: OrderSettings = OrderSettings()
+    webhook_secret_file: Path | None = None
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     num_replicas: int = Field(default=1, ge=1)
     max_ongoing_requests: int = Field(default=1000, ge=1)
     restart_seconds: float = Field(default=60, ge=0)

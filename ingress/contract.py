@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from ingress.errors import ANSWERS
 from ingress.routes import absent, lists, machines
+from ingress.schemas.images import ExtraBatchRequest, ExtraSingleRequest
 from ingress.schemas.sdapi import Img2ImgRequest, LenientModel, OverrideSettings, Txt2ImgRequest
 
 State = Literal["honoured", "ignored", "refused"]
@@ -88,10 +89,14 @@ SDAPI: Final = (
         "POST", "/img2img", HONOURED, "Pictures from a prompt and a picture, or a part of it.",
         {"init_images": [WHITE]},
     ),
-    Route("POST", "/extra-single-image", HONOURED, "A picture enlarged."),
-    Route("POST", "/extra-batch-images", HONOURED, "Pictures enlarged."),
-    Route("POST", "/png-info", HONOURED, "What a picture's own text says."),
-    Route("POST", "/interrogate", HONOURED, "A prompt for a picture."),
+    Route("POST", "/extra-single-image", HONOURED, "A picture enlarged.", {"image": WHITE}),
+    Route("POST", "/extra-batch-images", HONOURED, "Pictures enlarged.", {"imageList": [{"data": WHITE}]}),
+    Route("POST", "/png-info", HONOURED, "What a picture's file says of it.", {"image": WHITE}),
+    Route(
+        "POST", "/interrogate", HONOURED,
+        "What is in a picture, in words, by BLIP where one is configured, else 501; no deepdanbooru.",
+        {"image": WHITE},
+    ),
     Route("GET", "/progress", HONOURED, "How far the caller's requests are."),
     Route("POST", "/interrupt", HONOURED, "End the caller's requests, with the pictures as they are."),
     Route("POST", "/skip", HONOURED, "End the pictures that are drawn now."),
@@ -133,7 +138,8 @@ SDAPI: Final = (
 """Under `/sdapi/v1` and `/v1/sdapi/v1`."""
 
 BESIDE: Final = (
-    Route("POST", "/internal/progress", HONOURED, "How far one request is."),
+    Route("POST", "/internal/progress", HONOURED, "How far one request is.", {"id_task": "task(1)"}),
+    Route("GET", "/internal/ping", HONOURED, "`{}`"),
     Route("GET", "/internal/pending-tasks", HONOURED, "The caller's requests that wait."),
     *(Route("GET", path, HONOURED, f"`{json.dumps(answer)}`") for path, answer in absent.ANSWERS.items()),
     *map(_refused, absent.ROOT),
@@ -149,6 +155,14 @@ OWN: Final = (
     Route("GET", "/docs", HONOURED, "The API, browsable, by Swagger UI."),
     Route("GET", "/redoc", HONOURED, "The same, by ReDoc."),
     Route("GET", "/openapi.json", HONOURED, "The API's schema."),
+    Route(
+        "POST", "/v1/jobs", HONOURED, "A body of `txt2img` or `img2img`, drawn later, and surely.", {}, 202
+    ),
+    Route("GET", "/v1/jobs", HONOURED, "The caller's jobs, the newest first, by pages."),
+    Route("GET", "/v1/jobs/{id}", HONOURED, "What has become of one."),
+    Route("DELETE", "/v1/jobs/{id}", HONOURED, "Abort one, or delete its pictures.", status=204),
+    Route("GET", "/v1/jobs/{id}/results/{number:int}", HONOURED, "One of its pictures."),
+    Route("GET", "/v1/jobs/{id}/events", HONOURED, "Follow one by server-sent events."),
 )
 """This service's."""
 
@@ -164,6 +178,9 @@ _HIRES: Final = {"enable_hr": True}
 _FIRST: Final = {"firstphase_width": 128, "firstphase_height": 128}
 _REFINER: Final = {"refiner_checkpoint": "majicmixRealistic_v7"}
 _UNIT: Final = {"enabled": True, "module": "canny", "model": "control_v11p_sd15_canny"}
+
+_SAVED: Final = {"save_images": True, "batch_size": 2}
+_BOX: Final = {"resize_mode": 1}
 
 COMMON: Final = (
     Field("prompt", HONOURED, "a boat", "Emphasis, BREAK, AND, schedules, `<lora:…>`, embeddings."),
@@ -184,8 +201,8 @@ COMMON: Final = (
     Field("height", HONOURED, 320),
     Field("restore_faces", REFUSED, True, "There is no face restoration; false is accepted."),
     Field("tiling", HONOURED, True),
-    Field("do_not_save_samples", IGNORED, True, "Nothing is saved anyway."),
-    Field("do_not_save_grid", IGNORED, True, "Nothing is saved anyway."),
+    Field("do_not_save_samples", IGNORED, True, "`save_images` alone decides."),
+    Field("do_not_save_grid", IGNORED, True, "`save_images` alone decides."),
     Field("eta", HONOURED, 0.5, given={"sampler_name": "Euler a"}),
     Field("s_min_uncond", REFUSED, 1.0, "Every evaluation is guided; 0 is accepted."),
     Field("s_churn", HONOURED, 0.5),
@@ -208,7 +225,11 @@ COMMON: Final = (
     Field("script_name", REFUSED, "x/y/z plot", "No selectable script is here; what does the same is named."),
     Field("script_args", IGNORED, [1], "Only a script would read them."),
     Field("send_images", HONOURED, False),
-    Field("save_images", REFUSED, True, "Nothing is saved; false is accepted."),
+    Field(
+        "save_images", HONOURED, True,
+        "Where the service has a `save_dir`, else it is refused. Of several pictures a grid comes first.",
+        given={"batch_size": 2},
+    ),
     Field(
         "alwayson_scripts", REFUSED, {"ControlNet": {"args": [_UNIT]}},
         "Scripts that are not here, unless their args leave them off: ControlNet, ADetailer, ReActor, roop, "
@@ -272,7 +293,13 @@ OPTIONS: Final = (
     Field("CLIP_stop_at_last_layers", HONOURED, 2),
     Field("eta_noise_seed_delta", HONOURED, 31337),
     Field("sd_vae", HONOURED, "kl.safetensors"),
-    Field("samples_format", REFUSED, "jpg", "Pictures are PNG."),
+    Field("samples_format", HONOURED, "jpg", "Of the answer too: png, jpg, jpeg or webp."),
+    Field("jpeg_quality", HONOURED, 90, given={"override_settings": {"samples_format": "jpg"}}),
+    Field("webp_lossless", HONOURED, True, given={"override_settings": {"samples_format": "webp"}}),
+    Field("enable_pnginfo", HONOURED, False),
+    Field("samples_save", HONOURED, False, "Whether `save_images` saves them.", given=_SAVED),
+    Field("grid_save", HONOURED, False, "Whether `save_images` saves a grid too.", given=_SAVED),
+    Field("return_grid", HONOURED, False, given=_SAVED),
     Field("tiling", HONOURED, True),
     Field("randn_source", HONOURED, "NV"),
     Field("always_discard_next_to_last_sigma", HONOURED, True),
@@ -349,10 +376,38 @@ IMG2IMG_OPTIONS: Final = (
     Field("img2img_fix_steps", HONOURED, True, "All of `steps` are made, whatever the denoising strength."),
 )
 
+EXTRAS: Final = (
+    Field("resize_mode", HONOURED, 1),
+    Field("show_extras_results", HONOURED, False),
+    Field("gfpgan_visibility", REFUSED, 0.5, "There is no face restoration; 0 is accepted."),
+    Field("codeformer_visibility", REFUSED, 0.5, "There is no face restoration; 0 is accepted."),
+    Field("codeformer_weight", IGNORED, 0.5, "There is no face restoration."),
+    Field("upscaling_resize", HONOURED, 4, "0.1 to 8; sides are multiples of 8."),
+    Field("upscaling_resize_w", HONOURED, 96, given=_BOX),
+    Field("upscaling_resize_h", HONOURED, 96, given=_BOX),
+    Field("upscaling_crop", HONOURED, False, given=_BOX),
+    Field("upscaler_1", HONOURED, "Nearest"),
+    Field("upscaler_2", HONOURED, "Nearest", given={"extras_upscaler_2_visibility": 0.5}),
+    Field("extras_upscaler_2_visibility", HONOURED, 0.5, given={"upscaler_2": "Nearest"}),
+    Field("upscale_first", IGNORED, True, "A1111 does nothing with it any more."),
+    Field("override_settings", HONOURED, {"samples_format": "webp"}),
+)
+
+EXTRA_SINGLE: Final = (Field("image", HONOURED, BLACK),)
+
+EXTRA_BATCH: Final = (
+    Field("imageList", HONOURED, [{"data": BLACK, "name": "a"}], "`name` is not read."),
+    Field("image_list", HONOURED, [{"image": BLACK, "name": "a"}]),
+)
+
 REQUESTS: Final[Mapping[str, Request]] = MappingProxyType(
     {
         "/txt2img": Request(Txt2ImgRequest, _PROMPTS),
         "/img2img": Request(Img2ImgRequest, _PROMPTS | _PICTURE),
+        "/extra-single-image": Request(ExtraSingleRequest, {"image": WHITE, "upscaler_1": "Lanczos"}),
+        "/extra-batch-images": Request(
+            ExtraBatchRequest, {"image_list": [{"image": WHITE}], "upscaler_1": "Lanczos"}
+        ),
     }
 )
 """By route, under `/sdapi/v1`."""
@@ -366,4 +421,9 @@ FIELDS: Final = (
     Fields("img2img alone", ("/img2img",), IMG2IMG),
     Fields("Options, in `override_settings`", ("/txt2img",), OPTIONS, "override_settings"),
     Fields("Options of img2img alone", ("/img2img",), IMG2IMG_OPTIONS, "override_settings"),
+    Fields(
+        "extra-single-image and extra-batch-images", ("/extra-single-image", "/extra-batch-images"), EXTRAS
+    ),
+    Fields("extra-single-image alone", ("/extra-single-image",), EXTRA_SINGLE),
+    Fields("extra-batch-images alone", ("/extra-batch-images",), EXTRA_BATCH),
 )

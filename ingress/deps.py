@@ -11,7 +11,9 @@ from fastapi import Depends, Request
 from ingress.backend import Backend
 from ingress.settings import Settings
 from ingress.store.database import Database
+from ingress.store.orders import Orders
 from ingress.store.pictures import PictureStore
+from ingress.store.results import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class Service:
     backend: Backend
     settings: Settings
     database: Database
+    orders: Orders
+    results: Results
     random: Random
     now: Callable[[], datetime]
     """Local time."""

@@ -59,7 +59,8 @@ def own_path(scope: Scope) -> str:
 def written(problem: Problem, scope: Scope) -> JSONResponse:
     """The answer to a request. 429 and 503 always say when to come again."""
     if dialect(own_path(scope)) == "openai":
-        content = _openai(problem, scope["state"]["request_id"])
+        request_id = scope["state"]["request_id"]
+        content = {"error": {**openai_error(problem), "request_id": request_id}}
     else:
         content = _a1111(problem)
     response = JSONResponse(content, status_code=problem.status)
@@ -73,13 +74,12 @@ def _a1111(problem: Problem) -> dict[str, Any]:
     return {"error": problem.error, "detail": problem.detail, "body": "", "errors": problem.errors}
 
 
-def _openai(problem: Problem, request_id: str) -> dict[str, Any]:
+def openai_error(problem: Problem) -> dict[str, Any]:
+    """OpenAI's object, of no request."""
     others = "server_error" if problem.status >= 500 else "invalid_request_error"
-    error = {
+    return {
         "message": problem.detail,
         "type": _TYPES.get(problem.status, others),
         "param": problem.field,
         "code": problem.code,
-        "request_id": request_id,
     }
-    return {"error": error}

@@ -29,7 +29,7 @@ from engine.protocol import (
     Unavailable,
     UpscalerNotFound,
 )
-from ingress.dialects import Problem, dialect, own_path, written
+from ingress.dialects import Dialect, Problem, dialect, openai_error, own_path, written
 
 MAX_RETRY_AFTER = 120
 """Seconds. Known clients ignore a longer Retry-After."""
@@ -57,6 +57,10 @@ class CheckpointNotFound(NotFound):
     @property
     def name(self) -> str:
         return str(self.args[1])
+
+
+class Gone(AtelierError):
+    """What the request names was there once, and is not kept any more."""
 
 
 class ScriptRefused(InvalidRequest):
@@ -108,6 +112,7 @@ ANSWERS: Mapping[type[AtelierError], Answer] = MappingProxyType(
         InvalidJob: Answer(422, "InvalidRequest", "invalid_request"),
         NotFound: Answer(404, "HTTPException", "not_found"),
         CheckpointNotFound: Answer(404, "RuntimeError", "not_found"),
+        Gone: Answer(410, "HTTPException", "gone"),
         ScriptRefused: Answer(422, "HTTPException", "invalid_request"),
         Absent: Answer(404, "HTTPException", "not_offered"),
         Unsupported: Answer(501, "HTTPException", "not_offered"),
@@ -201,27 +206,41 @@ def _nearest_of(error: Any) -> str:
     return nearest(error["input"], re.findall(r"'([^']*)'", error["ctx"]["expected"]))
 
 
-def domain_response(exc: AtelierError, scope: Scope) -> Response:
-    """How an error of ours is answered."""
-    answer = next(ANSWERS[cls] for cls in type(exc).__mro__ if cls in ANSWERS)
-    detail, errors = exc.message, ""
-    known = exc.detail if isinstance(exc, ScriptRefused) else DETAILS.get(type(exc))
-    if known and dialect(own_path(scope)) == "a1111":
-        detail, errors = known, exc.message
-    elif isinstance(exc, UpscalerNotFound):
-        errors = f"could not find upscaler named {exc.name}"
-    elif isinstance(exc, CheckpointNotFound):
-        errors = f"model {shown(exc.name)} not found"
-    problem = Problem(
+def described(error: Exception) -> dict[str, Any]:
+    """An error as our own routes tell it, for who asks later. Of what nobody foresaw nothing is told."""
+    known = error if isinstance(error, AtelierError) else AtelierError("Internal server error")
+    return openai_error(_problem(known, "openai"))
+
+
+def _problem(error: AtelierError, spoken: Dialect) -> Problem:
+    answer = _answer(error)
+    detail, errors = error.message, ""
+    known = error.detail if isinstance(error, ScriptRefused) else DETAILS.get(type(error))
+    if known and spoken == "a1111":
+        detail, errors = known, error.message
+    elif isinstance(error, UpscalerNotFound):
+        errors = f"could not find upscaler named {error.name}"
+    elif isinstance(error, CheckpointNotFound):
+        errors = f"model {shown(error.name)} not found"
+    return Problem(
         status=answer.status,
         detail=detail,
         code=answer.code,
         error=answer.error,
         errors=errors,
-        field=_field(exc.message) if isinstance(exc, InvalidRequest | InvalidJob | NotFound) else None,
+        field=_field(error.message) if isinstance(error, InvalidRequest | InvalidJob | NotFound) else None,
     )
+
+
+def _answer(error: AtelierError) -> Answer:
+    return next(ANSWERS[cls] for cls in type(error).__mro__ if cls in ANSWERS)
+
+
+def domain_response(exc: AtelierError, scope: Scope) -> Response:
+    """How an error of ours is answered."""
+    problem = _problem(exc, dialect(own_path(scope)))
     response = written(problem, scope)
-    if answer.final:
+    if _answer(exc).final:
         response.headers["x-should-retry"] = "false"
     if isinstance(exc, Overloaded | Unavailable):
         seconds = math.ceil(min(max(1, exc.retry_after), MAX_RETRY_AFTER))

@@ -12,9 +12,12 @@ from engine.protocol import JobResult
 from ingress import dispatch, options, translate
 from ingress.backend import Order
 from ingress.deps import Service
+from ingress.errors import InvalidRequest, shown
 from ingress.saving import save
 from ingress.schemas.sdapi import GenerationRequest, Txt2ImgRequest
 from ingress.translate import Generation
+
+MAX_ID_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,15 @@ class Drawn:
     @property
     def headers(self) -> dict[str, str]:
         return translate.headers(self.generation, self.results)
+
+
+def order_id(body: GenerationRequest, otherwise: str) -> str:
+    """The id that the caller has chosen for its order. Raises `InvalidRequest` for what no header can say."""
+    given = body.force_task_id or otherwise
+    if len(given) > MAX_ID_CHARS or not (given.isascii() and given.isprintable()):
+        allowed = f"at most {MAX_ID_CHARS} printable characters of ASCII"
+        raise InvalidRequest(f"force_task_id: {shown(given)} is not allowed. Allowed: {allowed}.")
+    return given
 
 
 def resolved(body: GenerationRequest, asked: Asked, service: Service) -> Generation:

@@ -1,9 +1,10 @@
 """What an operator may decide about the HTTP side. Plain values: nothing here opens a file or a socket."""
 
 import re
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretBytes, model_validator
 
 from engine.protocol import MAX_PROMPT_CHARS
 
@@ -67,6 +68,28 @@ class Limits(BaseModel):
     """A request whose images are not all done by then is answered with 504, and its jobs are aborted."""
 
 
+class OrderSettings(BaseModel):
+    """How orders of `/v1/jobs` are run and kept. Those waiting or running are open."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_open: Annotated[int, Field(ge=1)] = 1000
+    """Of all keys together; 429 beyond it."""
+    max_open_per_key: Annotated[int, Field(ge=1)] = 100
+    """429 beyond it."""
+    max_running: Annotated[int, Field(ge=1)] = 16
+    """How many a gateway runs at a time."""
+    lease_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 15.0
+    """An order whose gateway has not been heard of for so long goes to another one."""
+    max_losses: Annotated[int, Field(ge=1)] = 4
+    """An order that this many gateways died of, or with, fails."""
+    retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3600.0
+    """How long after it was accepted an order is tried again that found its checkpoint absent or full, or
+    was not done within `deadline_seconds`."""
+    keep_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 86400.0
+    """How long pictures are kept from an order's end. What became of it is told for as long again."""
+
+
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s*?#@A-Z]+")
 _NO_ORIGIN_OF_ANYBODY = "https://nobody.invalid"
 
@@ -109,6 +132,14 @@ class Settings(BaseModel):
     """How long a request that is sent again with its Idempotency-Key gets the answer of the first."""
     answers_mb: Annotated[int, Field(ge=1)] = 1024
     """MiB of such answers that are kept; beyond it the oldest go."""
+    results: str = "memory://results"
+    """The folder of orders' pictures, or `s3://bucket/prefix`: this service's alone, as what it does not know
+    there is deleted. All gateways share it. The default is in memory, gone with the process."""
+    orders: OrderSettings = OrderSettings()
+    webhook_secret: SecretBytes | None = None
+    """What webhooks are signed with. Without it there are none."""
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Where webhooks may go besides public addresses."""
     styles: tuple[Style, ...] = ()
     cors_origins: CorsOrigins = ()
     save_dir: str | None = None

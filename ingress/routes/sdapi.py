@@ -1,6 +1,8 @@
 """AUTOMATIC1111's API: what draws."""
 
+import string
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Body, FastAPI, Request
 from pydantic_core import to_json
@@ -41,7 +43,7 @@ async def img2img(
 
 async def _generate(body: GenerationRequest, request: Request, service: Service) -> Response:
     asked = Asked(
-        id=body.force_task_id or request.state.request_id,
+        id=generate.order_id(body, request.state.request_id),
         key=request.state.key,
         options=await stored_options.read(service.database, request.state.key),
         random=random_of(request, service),
@@ -54,7 +56,8 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
     await stored_options.save(service.database, asked.key, asked.options, options)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
     answer = to_json(drawn.content)
-    return Response(answer, headers={**drawn.headers, "X-Task-Id": asked.id}, media_type="application/json")
+    id = quote(asked.id, safe=string.punctuation + " ")  # headers are ASCII
+    return Response(answer, headers={**drawn.headers, "X-Task-Id": id}, media_type="application/json")
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:

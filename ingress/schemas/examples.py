@@ -112,9 +112,23 @@ INTERROGATE_EXAMPLES: Final[dict[str, Example]] = {
     "described": {"summary": "What is in a picture", "value": {"image": PICTURE, "model": "clip"}}
 }
 
+WHICH_ORDER_EXAMPLES: Final[dict[str, Example]] = {
+    "one": {"summary": "One order, by its `force_task_id` or `X-Task-Id`", "value": {"id": "my-order"}},
+    "all": {"summary": "All of the caller's", "value": {}},
+}
+
+INTERNAL_PROGRESS_EXAMPLES: Final[dict[str, Example]] = {
+    "one": {"summary": "One order, by its id", "value": {"id_task": "my-order", "live_preview": True}}
+}
+
 OPTIONS_EXAMPLES: Final[dict[str, Example]] = {
     "checkpoint": {
         "summary": "Another checkpoint for all further requests, and its clip skip",
         "value": {"sd_model_checkpoint": "majicmixRealistic_v7", "CLIP_stop_at_last_layers": 2},
     }
+}
+
+JOB_EXAMPLES: Final[dict[str, Example]] = {
+    "drawn": {"summary": "From a prompt", "value": TXT2IMG_EXAMPLES["shortest"]["value"]},
+    "changed": {"summary": "From a picture", "value": IMG2IMG_EXAMPLES["changed"]["value"]},
 }

@@ -3,21 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import MetaData, Table, event, func, select
+from sqlalchemy import ColumnElement, Double, MetaData, Table, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.sql.functions import FunctionElement
 
 from engine.protocol import Unavailable
 
@@ -36,12 +38,31 @@ metadata = MetaData()
 """The tables. Each is defined beside the code that reads and writes it."""
 
 
+class Clock(FunctionElement[float]):
+    """The database's own time, in seconds since 1970: that of gateways' machines may differ."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(Clock, "sqlite")
+def _sqlite_clock(clock: Clock, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Clock, "postgresql")
+def _postgresql_clock(clock: Clock, compiler: Any, **options: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
 class Database:
     """`url` is SQLAlchemy's, without a driver: `sqlite:///file`, `postgresql://user@host/name`. `sqlite://`
     alone is in memory, and gone with this process. Nothing is opened or made until it is first used.
+    `now` is the time of whatever is compared among gateways, for statements.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, now: Callable[[], ColumnElement[float]] = Clock) -> None:
+        self.now = now
         self._url = parsed(url)
         self._engine: AsyncEngine | None = None
         self._opening = asyncio.Lock()
@@ -136,6 +157,7 @@ def _engine(url: URL) -> AsyncEngine:
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = engine_of(connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine.sync_engine, "connect", _set_up_sqlite)
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -145,3 +167,9 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _roll_back(connection: Any, *_: object) -> None:
+    """Where a task was cancelled amid a transaction, as its connection is closed: SQLite would keep it locked
+    for all others as long as anything refers to the statement that was cut short."""
+    connection.rollback()

@@ -1,9 +1,10 @@
+import base64
 import hashlib
 from pathlib import Path
 
 import pytest
 
-from deployments.access import read_keys, settings_of
+from deployments.access import read_keys, read_webhook_secret, settings_of
 from deployments.config import GatewayConfig
 
 
@@ -82,3 +83,52 @@ def test_with_keys_the_network_is_served(keys_file: Path) -> None:
     keys_file.write_text("alice one\n")
     settings = settings_of(GatewayConfig(keys_file=keys_file), bind_host="0.0.0.0")
     assert [key.id for key in settings.keys] == ["alice"]
+
+
+SECRET = b"0123456789abcdef01234567"
+
+
+def test_a_webhook_secret_is_as_the_specification_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "webhook"
+    file.write_text(f"whsec_{base64.b64encode(SECRET).decode()}\n")
+    assert read_webhook_secret(file).get_secret_value() == SECRET
+    settings = settings_of(GatewayConfig(auth="off", webhook_secret_file=file), bind_host="127.0.0.1")
+    assert settings.webhook_secret is not None
+    assert settings.webhook_secret.get_secret_value() == SECRET
+    assert "0123" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "whsec_",
+        "whsec_c2hvcnQ=",
+        "whsec_not*base64" * 4,
+        base64.b64encode(SECRET).decode(),
+        f"whsec_{base64.b64encode(SECRET * 3).decode()}",
+        f"whsec_{base64.b64encode(SECRET).decode()} more",
+    ],
+)
+def test_a_wrong_webhook_secret_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "webhook"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"^webhook_secret_file: .* wants `whsec_`") as refusal:
+        read_webhook_secret(file)
+    assert not any(part in str(refusal.value) for part in ("c2hvcnQ", "not*", "MDEy", "more"))
+    with pytest.raises(ValueError, match=r"^webhook_secret_file: cannot read"):
+        read_webhook_secret(tmp_path / "none")
+
+
+def test_where_orders_are_kept_is_the_operators_to_say() -> None:
+    config = GatewayConfig.model_validate(
+        {
+            "auth": "off",
+            "results": "s3://bucket/prefix",
+            "orders": {"max_open": 7},
+            "webhook_networks": ["10.1.0.0/16", "fc00::/7"],
+        }
+    )
+    settings = settings_of(config, bind_host="127.0.0.1")
+    assert (settings.results, settings.orders.max_open) == ("s3://bucket/prefix", 7)
+    assert [str(network) for network in settings.webhook_networks] == ["10.1.0.0/16", "fc00::/7"]

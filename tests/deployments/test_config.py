@@ -90,6 +90,9 @@ def test_classes_of_quality_are_the_engines() -> None:
         ({"auth": "off", "clip_skip": 0}, "clip_skip"),
         ({"auth": "off", "limits": {"max_step": 3}}, "max_step"),
         ({"auth": "off", "checkpoints": []}, "checkpoints"),
+        ({"auth": "off", "orders": {"max_opened": 3}}, "max_opened"),
+        ({"auth": "off", "orders": {"lease_seconds": 0}}, "lease_seconds"),
+        ({"auth": "off", "webhook_networks": ["10.0.0.1/8"]}, "webhook_networks"),
     ],
 )
 def test_a_wrong_gateway_is_refused_with_the_key_named(args: dict[str, object], key: str) -> None:

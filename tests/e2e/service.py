@@ -58,7 +58,11 @@ class Service:
             "name": "gateway",
             "route_prefix": "/",
             "import_path": "deployments.app:build_gateway",
-            "args": {"keys_file": str(keys), "database": f"sqlite:///{self.database}"},
+            "args": {
+                "keys_file": str(keys),
+                "database": f"sqlite:///{self.database}",
+                "results": str(folder / "results"),
+            },
         }
         self.client = httpx2.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {SECRET}"}, timeout=120

@@ -35,6 +35,7 @@ def config(tmp_path: Path) -> Path:
         "args": {
             "keys_file": str(tmp_path / "keys"),
             "database": f"sqlite:///{tmp_path}/atelier.sqlite",
+            "results": str(tmp_path / "results"),
         },
         "deployments": [{"name": "Gateway", "user_config": offer}],
     }

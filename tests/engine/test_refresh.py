@@ -184,7 +184,7 @@ async def test_refreshing_without_end_disturbs_no_job(tmp_path: Path, file: Path
         changing.join()
         await worker.stop()
     for result in results:
-        drew = np.asarray(Image.open(io.BytesIO(result.png)))
+        drew = np.asarray(Image.open(io.BytesIO(result.image)))
         assert np.array_equal(drew, expected[result.embedding_hashes])
     assert len({result.embedding_hashes for result in results}) == 2
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from sqlalchemy import ColumnElement, Double, literal
 
 from engine.protocol import (
     Checkpoint,
@@ -116,6 +117,16 @@ class FakeBackend:
 
     async def metrics(self) -> str:
         return "atelier_jobs_total 1\n"
+
+
+class Time:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_000_000.0
+
+    def now(self) -> ColumnElement[float]:
+        return literal(self.seconds, Double())
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (8, 8)) -> str:

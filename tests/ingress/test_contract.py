@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from random import Random
+from time import sleep
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
@@ -12,42 +14,28 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from engine.protocol import Job
+from engine.protocol import Enlargement, Job
 from ingress import contract
 from ingress.app import build_app
 from ingress.contract import FIELDS, HONOURED, IGNORED, REFUSED, REQUESTS, ROUTES, WITHIN, Field
 from ingress.schemas.sdapi import OverrideSettings
 from ingress.settings import Settings, Style
-from tests.ingress.fakes import FakeBackend
+from ingress.store.pictures import PictureStore
+from tests.ingress.bodies import willing_backend
 from tools import api
-
-PENDING: frozenset[str] = frozenset(
-    {
-        "POST /extra-single-image",
-        "POST /extra-batch-images",
-        "POST /png-info",
-        "POST /interrogate",
-        "GET /progress",
-        "POST /interrupt",
-        "POST /skip",
-        "POST /internal/progress",
-        "GET /internal/pending-tasks",
-    }
-)
-"""Lines of routes that are being built."""
 
 ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
 """What pages of documents are made of."""
 
 LINES = [(prefix, route) for prefixes, routes in ROUTES.items() for prefix in prefixes for route in routes]
-SETTINGS = Settings(auth="off", compat_version="v1.10.1", styles=(Style(name="ink", prompt="ink drawing"),))
-DEFAULTS = dict.fromkeys(OverrideSettings.model_fields)
-"""Options that set nothing."""
+SETTINGS = Settings(
+    auth="off",
+    compat_version="v1.10.1",
+    styles=(Style(name="ink", prompt="ink drawing"),),
+    save_dir="memory://contract",
+)
+NO_OPTIONS = dict.fromkeys(OverrideSettings.model_fields)
 NOW = datetime(2024, 3, 14, 16, 46, 34)
-
-
-def is_pending(route: contract.Route) -> bool:
-    return f"{route.method} {route.path}" in PENDING
 
 
 @dataclass(frozen=True)
@@ -55,18 +43,23 @@ class Outcome:
     """What a request comes to, for a backend that answers at once."""
 
     status: int
-    jobs: list[Job]
+    jobs: list[Job | Enlargement]
     answer: dict[str, Any]
     task_id: str
+    saved: int
 
     @property
     def pictures(self) -> int:
-        return len(self.answer["images"])
+        return len(self.answer.get("images", self.answer.get("image", "")))
 
     def effect(self, own: str) -> object:
         """What the pictures and the rest of the answer depend on; `own` is the field that is looked at."""
-        drawn = [replace(job, id="", infotext="") for job in self.jobs]
-        return drawn, self.pictures, self.task_id, {**self.answer["parameters"], own: None}
+        drawn = [
+            replace(job, id="", infotext="") if isinstance(job, Job) else replace(job, id="", texts={})
+            for job in self.jobs
+        ]
+        parameters = {**self.answer.get("parameters", {}), own: None}
+        return drawn, self.pictures, self.task_id, parameters, self.saved
 
 
 Sent = Callable[[str, Mapping[str, Any]], Outcome]
@@ -74,7 +67,7 @@ Sent = Callable[[str, Mapping[str, Any]], Outcome]
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return build_app(FakeBackend(), SETTINGS)
+    return build_app(willing_backend(), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +77,25 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def sent(app: FastAPI, client: TestClient) -> Iterator[Sent]:
-    """Post a body to a route. The same one comes to the same jobs, with the same ids."""
+def sent(app: FastAPI, client: TestClient) -> Sent:
+    """Post a body to a route. The same one comes to the same jobs, with the same ids. No option is set."""
+    client.post("/sdapi/v1/options", json=NO_OPTIONS)
 
     def send(route: str, body: Mapping[str, Any]) -> Outcome:
-        backend = FakeBackend()
-        app.state.service = replace(app.state.service, backend=backend, random=Random(0), now=lambda: NOW)
+        backend, pictures = willing_backend(), PictureStore(f"memory://{uuid4()}")
+        app.state.service = replace(
+            app.state.service, backend=backend, random=Random(0), now=lambda: NOW, pictures=pictures
+        )
         answer = client.post(f"/sdapi/v1{route}", json=body)
-        return Outcome(answer.status_code, backend.jobs, answer.json(), answer.headers.get("x-task-id", ""))
+        return Outcome(
+            answer.status_code,
+            [*backend.jobs, *backend.enlargements],
+            answer.json(),
+            answer.headers.get("x-task-id", ""),
+            len(pictures._files.find(pictures._folder)),
+        )
 
-    yield send
-    client.post("/sdapi/v1/options", json=DEFAULTS)
+    return send
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ def test_an_honoured_field_changes_what_is_drawn_or_answered(sent: Sent, case: C
 
 
 @pytest.mark.parametrize("case", [case for case in cases(HONOURED) if case.values[0].field.afterwards])
-def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, case: Case) -> None:
+def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, client: TestClient, case: Case) -> None:
     nexts = []
     for body in (case.without, case.having):
+        client.post("/sdapi/v1/options", json=NO_OPTIONS)
         assert sent(case.route, body).status == 200
         nexts.append(sent(case.route, REQUESTS[case.route].base).effect(""))
     assert nexts[0] != nexts[1]
@@ -155,8 +157,9 @@ def test_an_ignored_field_is_echoed_and_changes_nothing_else(sent: Sent, case: C
     without, having = sent(case.route, case.without), sent(case.route, case.having)
     assert having.status == 200, having.answer
     assert (having.jobs, having.task_id) == (without.jobs, without.task_id)
-    assert having.answer["parameters"] == without.answer["parameters"] | {case.own: case.having[case.own]}
-    assert having.answer | {"parameters": None} == without.answer | {"parameters": None}
+    if "parameters" in without.answer:
+        without.answer["parameters"][case.own] = case.having[case.own]
+    assert having.answer == without.answer
 
 
 @pytest.mark.parametrize("case", cases(REFUSED))
@@ -166,6 +169,14 @@ def test_a_refused_field_is_named_in_the_error(sent: Sent, case: Case) -> None:
     assert list(having.answer) == ["error", "detail", "body", "errors"]
     assert having.answer["detail"].startswith(f"{case.name}: ")
     assert having.jobs == []
+
+
+def drawn_job(client: TestClient) -> str:
+    """The id of a job that is done."""
+    id: str = client.post("/v1/jobs", json={}).json()["id"]
+    while client.get(f"/v1/jobs/{id}").json()["state"] != "done":
+        sleep(0.01)
+    return id
 
 
 def named(lines: Iterable[Field], but: str = "") -> set[str]:
@@ -194,22 +205,18 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         if (method != "HEAD" or route.path == "/") and route.path not in ASSETS
     }
     said = {(route.method, prefix + route.path) for prefix, route in LINES}
-    pending = {(route.method, prefix + route.path) for prefix, route in LINES if is_pending(route)}
     assert {type(route) for route in app.routes} == {APIRoute}
-    assert there == said - pending
-    assert not there & pending
+    assert there == said
 
 
 @pytest.mark.parametrize(
     ("prefix", "route"),
-    [
-        pytest.param(prefix, route, id=f"{route.method} {prefix}{route.path}")
-        for prefix, route in LINES
-        if not is_pending(route)
-    ],
+    [pytest.param(prefix, route, id=f"{route.method} {prefix}{route.path}") for prefix, route in LINES],
 )
 def test_a_route_answers_as_its_line_says(client: TestClient, prefix: str, route: contract.Route) -> None:
+    job = drawn_job(client) if "{id}" in route.path else ""
     path = prefix + route.path.replace("{path:path}", "any/thing")
+    path = path.replace("{id}", job).replace("{number:int}", "0")
     answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from engine.protocol import Interrupted, Job, JobResult, Unavailable
+from engine.protocol import Enlargement, Interrupted, Job, JobResult, Unavailable
 from ingress.backend import OrderProgress
 from tests.ingress.fakes import FakeBackend, result
 
@@ -116,6 +116,17 @@ def test_a_preview_is_neither_made_nor_sent_where_it_is_not_wanted(
     assert backend.asked == [("test", None, False)]
 
 
+def test_a_caller_who_wants_no_previews_gets_none(
+    ask: Callable[..., Any], internal: Callable[..., Any], client: TestClient, backend: FakeBackend
+) -> None:
+    backend.found["test", "mine"] = RUNNING
+    client.post("/sdapi/v1/options", json={"live_previews_enable": False})
+    assert (ask(id="mine")["progress"], ask(id="mine")["current_image"]) == (0.36, None)
+    assert (internal(id_task="mine")["active"], internal(id_task="mine")["live_preview"]) == (True, None)
+    client.post("/sdapi/v1/options", json={"live_previews_enable": True})
+    assert ask(id="mine")["current_image"]
+
+
 def test_a_queued_order_has_a_place_and_is_not_idle(ask: Callable[..., Any], backend: FakeBackend) -> None:
     backend.found["test", "mine"] = QUEUED
     answer = ask(id="mine")
@@ -173,6 +184,25 @@ def test_one_order_is_stopped_where_it_is_named(
     assert backend.interrupted == [("test", order, path == "skip")]
 
 
+@pytest.mark.parametrize(
+    ("id", "header"), [("task(a1)", "task(a1)"), ("5 %", "5 %"), ("日本", "%E6%97%A5%E6%9C%AC"), (7, "7")]
+)
+def test_an_order_has_the_id_that_its_caller_chose(
+    client: TestClient, backend: FakeBackend, id: object, header: str
+) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
+    assert answer.headers["x-task-id"] == header
+    assert [(order.id, order.key) for order in backend.orders] == [(str(id), "test")]
+
+
+@pytest.mark.parametrize("id", ["a\r\nx-evil: 1", "a\x00", "x" * 257])
+def test_an_id_that_cannot_be_a_header_is_refused_by_name(client: TestClient, id: str) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("force_task_id: ")
+    assert "x-evil" not in answer.headers
+
+
 def test_who_cannot_be_told_to_stop_is_an_error(client: TestClient, backend: FakeBackend) -> None:
     async def interrupt(*args: object, **options: object) -> int:
         raise Unavailable("Nothing can be interrupted at this moment.", 2.0)
@@ -183,7 +213,8 @@ def test_who_cannot_be_told_to_stop_is_an_error(client: TestClient, backend: Fak
 
 
 def test_an_interrupted_order_answers_with_what_there_is(client: TestClient, backend: FakeBackend) -> None:
-    async def run(job: Job) -> JobResult:
+    async def run(job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         if job.seed in (5, 7):
             raise Interrupted("stop")
         return replace(result(job), interrupted=True)

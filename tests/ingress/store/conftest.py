@@ -14,8 +14,14 @@ import asyncpg
 import pytest
 
 from ingress.store.database import Database
+from tests.ingress.fakes import Time
 
 PG_CTL = shutil.which("pg_ctl") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")), None)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
 
 
 @pytest.fixture(scope="session")

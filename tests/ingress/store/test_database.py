@@ -1,6 +1,7 @@
 import asyncio
 from contextlib import suppress
 from pathlib import Path
+from random import uniform
 
 import pytest
 from sqlalchemy import Column, Integer, Table, func, insert, select
@@ -124,3 +125,23 @@ def test_what_is_no_database_of_ours_is_refused_without_its_password(url: str, m
     assert str(raised.value).startswith(message)
     assert "secret" not in str(raised.value)
     assert "et@" not in str(raised.value)
+
+
+async def test_who_is_cancelled_amid_a_transaction_leaves_no_lock(tmp_path: Path) -> None:
+    """Whenever that is: also while the statement runs, whose answer is then fetched by nobody."""
+    database = Database(f"sqlite:///{tmp_path}/file.sqlite")
+
+    async def write(number: int) -> None:
+        async with database.begin() as connection:
+            await connection.execute(insert(numbers).values(number=number).returning(numbers.c.number))
+            await connection.execute(select(numbers.c.number))
+
+    await write(0)
+    for number in range(1, 80):
+        writing = asyncio.create_task(write(number))
+        await asyncio.sleep(uniform(0, 0.004))
+        writing.cancel()
+        await asyncio.wait([writing])
+        async with asyncio.timeout(5):
+            await write(1000 + number)
+    await database.close()
