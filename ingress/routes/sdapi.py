@@ -1,8 +1,6 @@
 """AUTOMATIC1111's API: what draws."""
 
-import string
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import Body, FastAPI, Request
 from pydantic_core import to_json
@@ -56,8 +54,7 @@ async def _generate(body: GenerationRequest, request: Request, service: Service)
     await stored_options.save(service.database, asked.key, asked.options, options)
     # Sooner done than by the standard library, with half a megabyte of base64, while all others wait.
     answer = to_json(drawn.content)
-    id = quote(asked.id, safe=string.punctuation + " ")  # headers are ASCII
-    return Response(answer, headers={**drawn.headers, "X-Task-Id": id}, media_type="application/json")
+    return Response(answer, headers={**drawn.headers, "X-Task-Id": asked.id}, media_type="application/json")
 
 
 def add_routes(app: FastAPI, prefix: str) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ingress.settings import CompatVersion
 
-MAX_ID_CHARS = 256
 MAX_NESTING = 32
 """Of objects and lists inside one field."""
 MAX_VALUES = 10_000
@@ -54,12 +53,6 @@ def _lower(value: object) -> object:
     return value.casefold() if isinstance(value, str) else value
 
 
-def _order_id(value: str) -> str:
-    if len(value) > MAX_ID_CHARS or not value.isprintable():
-        raise ValueError(f"must be at most {MAX_ID_CHARS} printable characters")
-    return value
-
-
 def _object(value: object) -> object:
     return {} if value == [] else value
 
@@ -70,8 +63,6 @@ Number = Annotated[float, BeforeValidator(_number)]
 """7, 7.0, "7" and true are numbers; NaN and infinities are not."""
 Text = Annotated[str, BeforeValidator(_text)]
 """5 is a text."""
-OrderId = Annotated[Text, AfterValidator(_order_id)]
-"""What a caller names a request by: it becomes a header."""
 Object = Annotated[dict[str, Any], BeforeValidator(_object)]
 """An empty list is an empty object: PHP cannot tell them apart."""
 
@@ -198,7 +189,7 @@ class Txt2ImgRequest(CommonFields):
     hr_scheduler: Text | None = None
     hr_prompt: Text = ""
     hr_negative_prompt: Text = ""
-    force_task_id: OrderId | None = None
+    force_task_id: Text | None = None
     sampler_index: Text = "Euler"
     """The older name of `sampler_name`, used when that is empty."""
     script_name: Text | None = None
@@ -236,7 +227,7 @@ class Img2ImgRequest(CommonFields):
     inpainting_mask_invert: Integer = 0
     initial_noise_multiplier: Number | None = None
     latent_mask: Text | None = None
-    force_task_id: OrderId | None = None
+    force_task_id: Text | None = None
     sampler_index: Text = "Euler"
     """The older name of `sampler_name`, used when that is empty."""
     include_init_images: bool = False

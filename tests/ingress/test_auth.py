@@ -77,7 +77,7 @@ def key(secret: str, *scopes: KeyScope) -> Key:
 
 def filled(template: str) -> str:
     """A path of the template."""
-    return re.sub(r"\{[^}]*\}", "x", template)
+    return re.sub(r"\{[^}]*\}", "x", template.replace("{number:int}", "0"))
 
 
 SETTINGS = Settings(

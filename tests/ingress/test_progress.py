@@ -184,18 +184,16 @@ def test_one_order_is_stopped_where_it_is_named(
     assert backend.interrupted == [("test", order, path == "skip")]
 
 
-@pytest.mark.parametrize(
-    ("id", "header"), [("task(a1)", "task(a1)"), ("5 %", "5 %"), ("日本", "%E6%97%A5%E6%9C%AC"), (7, "7")]
-)
+@pytest.mark.parametrize("id", ["task(a1)", "5 %", 7])
 def test_an_order_has_the_id_that_its_caller_chose(
-    client: TestClient, backend: FakeBackend, id: object, header: str
+    client: TestClient, backend: FakeBackend, id: object
 ) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
-    assert answer.headers["x-task-id"] == header
+    assert answer.headers["x-task-id"] == str(id)
     assert [(order.id, order.key) for order in backend.orders] == [(str(id), "test")]
 
 
-@pytest.mark.parametrize("id", ["a\r\nx-evil: 1", "a\x00", "x" * 257])
+@pytest.mark.parametrize("id", ["a\r\nx-evil: 1", "a\x00", "日本", "x" * 257])
 def test_an_id_that_cannot_be_a_header_is_refused_by_name(client: TestClient, id: str) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
     assert answer.status_code == 422
