@@ -139,6 +139,7 @@ SDAPI: Final = (
 
 BESIDE: Final = (
     Route("POST", "/internal/progress", HONOURED, "How far one request is.", {"id_task": "task(1)"}),
+    Route("GET", "/internal/ping", HONOURED, "`{}`"),
     Route("GET", "/internal/pending-tasks", HONOURED, "The caller's requests that wait."),
     *(Route("GET", path, HONOURED, f"`{json.dumps(answer)}`") for path, answer in absent.ANSWERS.items()),
     *map(_refused, absent.ROOT),

@@ -44,6 +44,12 @@ def need_of(route: BaseRoute) -> Need:
 
 
 def check_routes(app: FastAPI) -> None:
-    """Raises TypeError for the first route that does not say what it needs."""
+    """Raises TypeError for a route that does not say what it needs, and for one that is there twice."""
+    seen: set[tuple[str, str]] = set()
     for route in app.routes:
         need_of(route)
+        assert isinstance(route, APIRoute)
+        for method in route.methods or ():
+            if (method, route.path) in seen:
+                raise TypeError(f"{method} {route.path}: registered twice")
+            seen.add((method, route.path))

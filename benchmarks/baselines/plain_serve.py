@@ -47,8 +47,9 @@ def serve(served: Served, port: int) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init("local", include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
-    replica = ray_serve.deployment(Replica)
-    ray_serve.run(ray_serve.deployment(max_ongoing_requests=1000)(Ingress).bind(replica.bind()))
+    replica = ray_serve.deployment(name="Replica")(Replica)
+    ingress = ray_serve.deployment(name="Ingress", max_ongoing_requests=1000)(Ingress)
+    ray_serve.run(ingress.bind(replica.bind()))
     try:
         signal.pause()
     finally:

@@ -31,14 +31,18 @@ class OpenOrder:
         return [job for job in self.order.jobs if job not in self.ended]
 
     @property
+    def counted(self) -> bool:
+        """Somebody counts what is done of it. Nobody does of what has no steps: it counts as begun."""
+        return self.order.steps > 0
+
+    @property
     def begun(self) -> bool:
-        """Of an order without jobs nobody can tell."""
-        return not self.order.jobs or bool(self.ended) or any(map(self.runs, self.order.jobs))
+        return not self.counted or bool(self.ended) or any(map(self.runs, self.order.jobs))
 
     @property
     def waits(self) -> bool:
         """Some job has not begun."""
-        return not all(map(self.runs, self.left))
+        return self.counted and not all(map(self.runs, self.left))
 
     @property
     def shown(self) -> str | None:

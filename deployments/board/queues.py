@@ -44,7 +44,7 @@ class Queue:
 
         None where there is no telling: nothing has been measured yet, or nobody counts what it takes.
         """
-        if self.throughput is None or not order.order.jobs:
+        if self.throughput is None or not order.counted:
             return None
         left = order.left
         longest = max((self._seconds(order, job) for job in left), default=0.0)

@@ -25,7 +25,6 @@ class Refusal(NamedTuple):
 
 ANSWERS: Mapping[str, Any] = MappingProxyType(
     {
-        "/internal/ping": {},
         "/controlnet/model_list": {"model_list": []},
         "/controlnet/module_list": {"module_list": [], "module_detail": {}},
         "/controlnet/control_types": {"control_types": {}},

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Body, Depends, FastAPI, Header, Request
 
 from ingress.backend import OrderProgress
-from ingress.deps import ServiceDep
+from ingress.deps import Service, ServiceDep
 from ingress.schemas.examples import INTERNAL_PROGRESS_EXAMPLES, WHICH_ORDER_EXAMPLES
 from ingress.schemas.progress import (
     InternalProgress,
@@ -18,6 +18,7 @@ from ingress.schemas.progress import (
 )
 from ingress.scopes import GENERATE, READ
 from ingress.settings import CompatVersion
+from ingress.store import options as stored_options
 
 NOTHING = OrderProgress(
     id="",
@@ -62,7 +63,8 @@ async def progress(
     What is queued has progress 0 and a job_count; what is unknown or done has neither.
     """
     found = await service.backend.progress(request.state.key, order, preview=not skip_current_image)
-    return _progress(found, service.settings.compat_version, with_image=not skip_current_image)
+    preview = b"" if skip_current_image else await _preview(found, request, service)
+    return _progress(found or NOTHING, preview, service.settings.compat_version)
 
 
 async def interrupt(
@@ -94,15 +96,16 @@ async def internal_progress(
     """As A1111's own page asks for it: for one order, and each preview once."""
     found = await service.backend.progress(request.state.key, body.id_task, preview=body.live_preview)
     state = found.state if found else "unknown"
-    news = found and body.live_preview and found.preview and found.preview_id != body.id_live_preview
+    wanted = found is not None and body.live_preview and found.preview_id != body.id_live_preview
+    preview = await _preview(found, request, service) if wanted else b""
     return InternalProgress(
         active=state == "running",
         queued=state == "queued",
         completed=state == "done",
         progress=found.progress if found and state == "running" else None,
         eta=found.eta if found and state == "running" else None,
-        live_preview=f"data:image/jpeg;base64,{_base64(found.preview)}" if found and news else None,
-        id_live_preview=found.preview_id if found and news else body.id_live_preview,
+        live_preview=f"data:image/jpeg;base64,{_base64(preview)}" if preview else None,
+        id_live_preview=found.preview_id if found and preview else body.id_live_preview,
         textinfo=_textinfo(found) if found else "Waiting...",
     )
 
@@ -117,9 +120,16 @@ async def ping() -> dict[str, Any]:
     return {}
 
 
-def _progress(found: OrderProgress | None, version: CompatVersion, *, with_image: bool) -> dict[str, Any]:
+async def _preview(found: OrderProgress | None, request: Request, service: Service) -> bytes:
+    """That of the order, unless the caller has set the option `live_previews_enable` to false."""
+    if found is None or not found.preview:
+        return b""
+    options = await stored_options.read(service.database, request.state.key)
+    return found.preview if options.get("live_previews_enable", True) else b""
+
+
+def _progress(shown: OrderProgress, preview: bytes, version: CompatVersion) -> dict[str, Any]:
     """What is done is as nothing at all: pollers wait for that."""
-    shown = found or NOTHING
     at_work = shown.state != "done"
     state = {
         "skipped": shown.skipped,
@@ -138,7 +148,7 @@ def _progress(found: OrderProgress | None, version: CompatVersion, *, with_image
         "progress": shown.progress if at_work else 0.0,
         "eta_relative": shown.eta or 0.0,
         "state": state,
-        "current_image": _base64(shown.preview) if shown.preview and with_image else None,
+        "current_image": _base64(preview) if preview else None,
         "textinfo": _textinfo(shown),
     }
 
@@ -161,8 +171,9 @@ def add_routes(app: FastAPI, prefix: str) -> None:
     wrong: dict[int | str, dict[str, Any]] = {422: {"description": "Unprocessable Content"}}
     documented = {**wrong, 200: {"model": Progress}}
     app.get(f"{sdapi}/progress", dependencies=[READ], responses=documented)(progress)
-    app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=wrong)(interrupt)
-    app.post(f"{sdapi}/skip", response_model=NoneType, dependencies=[GENERATE], responses=wrong)(skip)
+    away = {**wrong, 503: {}}
+    app.post(f"{sdapi}/interrupt", dependencies=[GENERATE], responses=away)(interrupt)
+    app.post(f"{sdapi}/skip", response_model=NoneType, dependencies=[GENERATE], responses=away)(skip)
     app.post(f"{prefix}/internal/progress", dependencies=[READ], responses=wrong)(internal_progress)
     app.get(f"{prefix}/internal/pending-tasks", dependencies=[READ])(pending_tasks)
     app.get(f"{prefix}/internal/ping", dependencies=[READ])(ping)

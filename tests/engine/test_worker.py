@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from engine.checkpoint import LoadedCheckpoint, load_checkpoint
 from engine.companions import Companions
 from engine.engine import Engine, Finished
 from engine.ops import Operation
+from engine.prepared import Prepared
 from engine.protocol import (
     CheckpointError,
     Interrupted,
     InvalidJob,
+    Job,
     JobAborted,
     JobProgress,
     Refiner,
@@ -341,6 +344,26 @@ async def test_job_that_is_interrupted_while_it_is_prepared_does_not_wait_for_th
     go_on.set()
     assert (await worker.run(make_job(id="next", refiner=REFINED))).evaluations == 4
     await worker.stop()
+
+
+async def test_job_that_is_interrupted_when_it_is_just_prepared_does_not_become_a_row(
+    checkpoint: LoadedCheckpoint,
+) -> None:
+    class Interrupting(Worker):
+        async def _prepared(self, job: Job, ticket: Any) -> Prepared:
+            handled = threading.Event()
+            self.interrupt(["job"])
+            self._inbox.put(handled.set)
+            assert handled.wait(5)
+            return await super()._prepared(job, ticket)
+
+    made: list[StepStats] = []
+    worker = Interrupting(Engine(checkpoint, on_step=made.append))
+    worker.start()
+    with pytest.raises(Interrupted):
+        await worker.run(make_job())
+    await worker.stop()
+    assert made == []
 
 
 async def test_stop_answers_what_is_being_prepared(

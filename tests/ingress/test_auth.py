@@ -77,7 +77,7 @@ def key(secret: str, *scopes: KeyScope) -> Key:
 
 def filled(template: str) -> str:
     """A path of the template."""
-    return re.sub(r"\{[^}]*\}", "x", template)
+    return re.sub(r"\{[^}]*\}", "x", template.replace("{number:int}", "0"))
 
 
 SETTINGS = Settings(
@@ -130,7 +130,8 @@ def test_the_matrix_covers_every_route() -> None:
     assert {"/v1/sdapi/v1/txt2img", "/sdapi/v1/sd-models", "/v1/jobs/x/events"} <= paths
 
 
-DOCUMENTS = ("/docs", "/redoc", "/openapi.json", "/nope", "/v1/nope")
+FOR_ANY_KEY = ("/docs", "/redoc", "/openapi.json", "/nope", "/v1/nope")
+READING_POSTS = ("/png-info", "/internal/progress")
 
 
 def test_what_routes_need_is_what_was_meant() -> None:
@@ -138,16 +139,16 @@ def test_what_routes_need_is_what_was_meant() -> None:
     for method, path, need in ROUTES:
         if path in PUBLIC_PATHS:
             assert need == "public", path
-        elif path in ABSENT or method == "PUT" or path.startswith(DOCUMENTS):
+        elif path in ABSENT or method == "PUT" or path.startswith(FOR_ANY_KEY):
             assert need == "key", path
         elif path == "/metrics" or re.search("/(refresh-|unload-|reload-)", path):
             assert need == "operate", path
         else:
-            reads = method == "GET" or path.endswith(("/png-info", "/internal/progress"))
+            reads = method == "GET" or path.endswith(READING_POSTS)
             assert need == ("read" if reads else "generate"), path
 
 
-def test_a_route_must_say_what_it_needs() -> None:
+def test_a_route_must_say_what_it_needs_once() -> None:
     async def endpoint() -> None: ...
 
     for stated in ([], [READ, GENERATE]):
@@ -155,6 +156,11 @@ def test_a_route_must_say_what_it_needs() -> None:
         app.get("/new", dependencies=stated)(endpoint)
         with pytest.raises(TypeError, match=r"/new.*wants one of"):
             check_routes(app)
+    app = FastAPI(openapi_url=None)
+    app.get("/new", dependencies=[READ])(endpoint)
+    app.api_route("/new", methods=["POST", "GET"], dependencies=[GENERATE])(endpoint)
+    with pytest.raises(TypeError, match=r"GET /new.* twice"):
+        check_routes(app)
     with pytest.raises(TypeError, match="wants one of"):
         check_routes(FastAPI(docs_url=None, redoc_url=None))  # FastAPI's own /openapi.json
 
@@ -180,8 +186,8 @@ def test_without_a_key_every_route_but_the_public_ones_gives_the_same_401(
 
 @pytest.mark.parametrize("case", ADMITTED)
 def test_a_key_is_understood_in_each_form(anybody: TestClient, case: str) -> None:
-    for method, path, _ in ROUTES:
-        assert ask(anybody, method, path, ADMITTED[case]).status_code not in (401, 403, 500), (method, path)
+    for method, path in (("GET", "/metrics"), ("POST", "/sdapi/v1/txt2img"), ("GET", "/docs")):
+        assert ask(anybody, method, path, ADMITTED[case]).status_code == 200, (method, path)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -222,9 +228,9 @@ def test_of_two_keys_the_one_that_is_for_it_counts(anybody: TestClient) -> None:
 
 def test_a_route_knows_whose_key_it_was(anybody: TestClient) -> None:
     backend = FakeBackend()
-    client = TestClient(build_app(backend, SETTINGS))
-    for secret in (b"battery-staple", b"for-generate"):
-        ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
+    with TestClient(build_app(backend, SETTINGS)) as client:
+        for secret in (b"battery-staple", b"for-generate"):
+            ask(client, "POST", "/sdapi/v1/txt2img", FORMS["bearer"](secret))
     assert [order.key for order in backend.orders] == ["battery-staple", "for-generate"]
 
 

@@ -24,9 +24,6 @@ from ingress.store.pictures import PictureStore
 from tests.ingress.bodies import willing_backend
 from tools import api
 
-PENDING: frozenset[str] = frozenset({})
-"""Lines of routes that are being built."""
-
 ASSETS = frozenset({"/docs/assets/{name:path}", "/redoc/assets/{name:path}"})
 """What pages of documents are made of."""
 
@@ -37,11 +34,8 @@ SETTINGS = Settings(
     styles=(Style(name="ink", prompt="ink drawing"),),
     save_dir="memory://contract",
 )
+NO_OPTIONS = dict.fromkeys(OverrideSettings.model_fields)
 NOW = datetime(2024, 3, 14, 16, 46, 34)
-
-
-def is_pending(route: contract.Route) -> bool:
-    return f"{route.method} {route.path}" in PENDING
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,8 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 @pytest.fixture
 def sent(app: FastAPI, client: TestClient) -> Sent:
-    """Post a body to a route. The same one comes to the same jobs, with the same ids."""
+    """Post a body to a route. The same one comes to the same jobs, with the same ids. No option is set."""
+    client.post("/sdapi/v1/options", json=NO_OPTIONS)
 
     def send(route: str, body: Mapping[str, Any]) -> Outcome:
         backend, pictures = willing_backend(), PictureStore(f"memory://{uuid4()}")
@@ -151,10 +146,9 @@ def test_an_honoured_field_changes_what_is_drawn_or_answered(sent: Sent, case: C
 def test_an_honoured_field_may_change_what_is_drawn_next(sent: Sent, client: TestClient, case: Case) -> None:
     nexts = []
     for body in (case.without, case.having):
-        client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
+        client.post("/sdapi/v1/options", json=NO_OPTIONS)
         assert sent(case.route, body).status == 200
         nexts.append(sent(case.route, REQUESTS[case.route].base).effect(""))
-    client.post("/sdapi/v1/options", json=dict.fromkeys(OverrideSettings.model_fields))
     assert nexts[0] != nexts[1]
 
 
@@ -211,26 +205,19 @@ def test_every_route_has_a_line_and_every_line_a_route(app: FastAPI) -> None:
         if (method != "HEAD" or route.path == "/") and route.path not in ASSETS
     }
     said = {(route.method, prefix + route.path) for prefix, route in LINES}
-    pending = {(route.method, prefix + route.path) for prefix, route in LINES if is_pending(route)}
     assert {type(route) for route in app.routes} == {APIRoute}
-    assert there == said - pending
-    assert not there & pending
+    assert there == said
 
 
 @pytest.mark.parametrize(
     ("prefix", "route"),
-    [
-        pytest.param(prefix, route, id=f"{route.method} {prefix}{route.path}")
-        for prefix, route in LINES
-        if not is_pending(route)
-    ],
+    [pytest.param(prefix, route, id=f"{route.method} {prefix}{route.path}") for prefix, route in LINES],
 )
-def test_a_route_answers_as_its_line_says(app: FastAPI, prefix: str, route: contract.Route) -> None:
-    with TestClient(app) as client:
-        job = drawn_job(client) if "{id}" in route.path else ""
-        path = prefix + route.path.replace("{path:path}", "any/thing")
-        path = path.replace("{id}", job).replace("{number:int}", "0")
-        answer = client.request(route.method, path, json=route.body)
+def test_a_route_answers_as_its_line_says(client: TestClient, prefix: str, route: contract.Route) -> None:
+    job = drawn_job(client) if "{id}" in route.path else ""
+    path = prefix + route.path.replace("{path:path}", "any/thing")
+    path = path.replace("{id}", job).replace("{number:int}", "0")
+    answer = client.request(route.method, path, json=route.body)
     assert answer.status_code == route.status, answer.text
     assert (route.state == REFUSED) == (answer.status_code >= 400)
     assert (route.state == IGNORED) == ("x-warnings" in answer.headers)

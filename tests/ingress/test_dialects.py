@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from ingress.scopes import GENERATE, READ
 from ingress.settings import Limits, Settings
 from tests.ingress.fakes import FakeBackend
 
-FAMILIES = ("/sdapi/v1/new", "/v1/jobs")
+FAMILIES = ("/sdapi/v1/new", "/v1/new")
 """One path of each dialect."""
 
 
@@ -51,7 +51,7 @@ class Body(BaseModel):
 
 
 @pytest.fixture
-def client(settings: Settings, key: str) -> TestClient:
+def client(settings: Settings, key: str) -> Iterator[TestClient]:
     """With a route of each dialect, which fails as the body's name says."""
     small = settings.model_copy(update={"limits": Limits(max_body_bytes=1024)})
     app = build_app(FakeBackend(), small)
@@ -79,7 +79,8 @@ def client(settings: Settings, key: str) -> TestClient:
     for path in FAMILIES:
         app.post(path, dependencies=[GENERATE])(failing)
         app.get(path, dependencies=[READ])(reading)
-    return TestClient(app, headers={"authorization": f"Bearer {key}"})
+    with TestClient(app, headers={"authorization": f"Bearer {key}"}) as client:
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def client(settings: Settings, key: str) -> TestClient:
 def test_openais_clients_find_what_they_look_for(
     client: TestClient, name: str, status: int, kind: str, param: str | None, code: str
 ) -> None:
-    answer = client.post("/v1/jobs", json={"steps": 1, "name": name})
+    answer = client.post("/v1/new", json={"steps": 1, "name": name})
     assert answer.status_code == status
     error = answer.json()["error"]
     assert list(answer.json()) == ["error"]
@@ -172,7 +173,7 @@ def test_a_sampler_that_is_not_there_has_a_fixed_detail_for_a1111_alone(client: 
     body = {"steps": 1, "name": "sampler"}
     a1111 = client.post("/sdapi/v1/new", json=body).json()
     assert (a1111["detail"], a1111["errors"]) == ("Sampler not found", "sampler_name: 'x' is not known.")
-    assert client.post("/v1/jobs", json=body).json()["error"]["message"] == a1111["errors"]
+    assert client.post("/v1/new", json=body).json()["error"]["message"] == a1111["errors"]
 
 
 def test_the_nearest_of_a_closed_list_is_told(draw: Callable[..., Any]) -> None:

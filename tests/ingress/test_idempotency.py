@@ -16,6 +16,7 @@ from starlette.types import Message
 
 from engine.protocol import (
     DeadlineExceeded,
+    Enlargement,
     Job,
     JobAborted,
     JobFailed,
@@ -43,7 +44,8 @@ class HeldBackend(FakeBackend):
         self.released = asyncio.Event()
         self.aborted = 0
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job | Enlargement) -> JobResult:
+        assert isinstance(job, Job)
         self.jobs.append(job)
         self.started.set()
         try:

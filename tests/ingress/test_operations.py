@@ -81,7 +81,8 @@ def test_options_are_answered_everywhere_and_to_everybody(client: TestClient) ->
     stranger = TestClient(app)
     for route in app.routes:
         assert isinstance(route, APIRoute)
-        answer = stranger.options(route.path.replace("{", "").replace("}", ""))
+        path = route.path.replace("{number:int}", "0").replace("{", "").replace("}", "")
+        answer = stranger.options(path)
         assert answer.status_code == 204, route.path
         assert set(route.methods or ()) <= set(answer.headers["allow"].split(", "))
         assert answer.content == b""

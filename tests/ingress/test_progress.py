@@ -116,6 +116,17 @@ def test_a_preview_is_neither_made_nor_sent_where_it_is_not_wanted(
     assert backend.asked == [("test", None, False)]
 
 
+def test_a_caller_who_wants_no_previews_gets_none(
+    ask: Callable[..., Any], internal: Callable[..., Any], client: TestClient, backend: FakeBackend
+) -> None:
+    backend.found["test", "mine"] = RUNNING
+    client.post("/sdapi/v1/options", json={"live_previews_enable": False})
+    assert (ask(id="mine")["progress"], ask(id="mine")["current_image"]) == (0.36, None)
+    assert (internal(id_task="mine")["active"], internal(id_task="mine")["live_preview"]) == (True, None)
+    client.post("/sdapi/v1/options", json={"live_previews_enable": True})
+    assert ask(id="mine")["current_image"]
+
+
 def test_a_queued_order_has_a_place_and_is_not_idle(ask: Callable[..., Any], backend: FakeBackend) -> None:
     backend.found["test", "mine"] = QUEUED
     answer = ask(id="mine")
@@ -171,6 +182,23 @@ def test_one_order_is_stopped_where_it_is_named(
 ) -> None:
     assert client.post(f"/sdapi/v1/{path}", **sent).status_code == 200
     assert backend.interrupted == [("test", order, path == "skip")]
+
+
+@pytest.mark.parametrize("id", ["task(a1)", "5 %", 7])
+def test_an_order_has_the_id_that_its_caller_chose(
+    client: TestClient, backend: FakeBackend, id: object
+) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
+    assert answer.headers["x-task-id"] == str(id)
+    assert [(order.id, order.key) for order in backend.orders] == [(str(id), "test")]
+
+
+@pytest.mark.parametrize("id", ["a\r\nx-evil: 1", "a\x00", "日本", "x" * 257])
+def test_an_id_that_cannot_be_a_header_is_refused_by_name(client: TestClient, id: str) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={"prompt": "x", "force_task_id": id})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("force_task_id: ")
+    assert "x-evil" not in answer.headers
 
 
 def test_who_cannot_be_told_to_stop_is_an_error(client: TestClient, backend: FakeBackend) -> None:

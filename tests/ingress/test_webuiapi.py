@@ -16,6 +16,7 @@ from webuiapi import WebUIApi as Api
 from engine.protocol import SCHEDULES, EmbeddingFile, LoraFile, UpscalerFile, VaeFile
 from ingress.app import build_app
 from ingress.settings import Settings, Style
+from tests.ingress.bodies import willing_backend
 from tests.ingress.fakes import FakeBackend
 
 pytestmark = [  # it uses aiohttp's older ways
@@ -24,22 +25,10 @@ pytestmark = [  # it uses aiohttp's older ways
 ]
 PICTURE = Image.new("RGB", (8, 8), "red")
 
-PENDING: Mapping[str, str] = {
-    "extra_single_image": "POST /extra-single-image",
-    "extra_batch_images": "POST /extra-batch-images",
-    "png_info": "POST /png-info",
-    "interrogate": "POST /interrogate",
-    "interrupt": "POST /interrupt",
-    "skip": "POST /skip",
-    "get_progress": "GET /progress",
-    "util_wait_for_ready": "GET /progress",
-}
-"""Methods whose routes are being built, with these."""
-
 
 @pytest.fixture
 def backend() -> FakeBackend:
-    made = FakeBackend()
+    made = willing_backend()
     made.lora_files = [LoraFile(name="ink", alias="ink", filename="ink.safetensors", metadata={})]
     made.embedding_files = [EmbeddingFile(name="thing", width=768, vectors=1, usable=True)]
     made.upscaler_files = [UpscalerFile(name="R-ESRGAN 4x+", filename="x4.safetensors", scale=4)]
@@ -200,30 +189,18 @@ def methods() -> dict[str, Any]:
     return {name: m for name, m in inspect.getmembers(Api, inspect.isfunction) if not name.startswith("_")}
 
 
-def named(cases: Mapping[str, object]) -> list[Any]:
-    """Those that are pending fail, or are no longer."""
-    return [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(reason=f"{PENDING[name]} is not there")] if name in PENDING else [],
-        )
-        for name in cases
-    ]
-
-
 def test_there_is_a_case_for_every_method() -> None:
     assert set(CASES) == set(methods())
     with_async = {name for name, m in methods().items() if "use_async" in inspect.signature(m).parameters}
     assert set(ASYNC) == with_async
-    assert set(PENDING) <= set(CASES)
 
 
-@pytest.mark.parametrize("method", named(CASES))
+@pytest.mark.parametrize("method", CASES)
 def test_the_method_works(api: Api, method: str) -> None:
     assert CASES[method](api)
 
 
-@pytest.mark.parametrize("method", named(ASYNC))
+@pytest.mark.parametrize("method", ASYNC)
 async def test_the_method_works_asynchronously(api: Api, method: str) -> None:
     result = await ASYNC[method](api)
     assert result.image.size == (8, 8)

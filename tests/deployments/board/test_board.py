@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -487,10 +487,18 @@ def test_those_who_wait_longer_are_not_forgotten_meanwhile(service: Service) -> 
     assert service.ask("a") is not None
 
 
-def test_an_order_without_jobs_runs(service: Service) -> None:
-    service.board.report_orders("g", [report(order("a", jobs=0))], [])
+def test_an_order_without_steps_runs_and_is_in_nobodys_way(service: Service) -> None:
+    service.open(replace(order("a", jobs=2, batch_size=2, steps=0), kind="extras"))
+    service.work(rate=10.0)
+    service.pass_time(1)
+    service.open(order("b", steps=20))
     seen = service.seen("a")
     assert (seen.state, seen.progress, seen.eta, seen.job_count) == ("running", 0.01, None, 1)
+    assert (service.seen("b").place, service.seen("b").places) == (1, 1)
+    assert service.seen("b").eta == pytest.approx(2.0)
+    service.ended = {"me-a-0"}
+    service.gateway_reports()
+    assert service.seen("a").progress == 0.51
 
 
 def test_nothing_is_kept_of_what_is_over(service: Service) -> None:
