@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpx2
@@ -85,7 +87,11 @@ class Outbound:
     def __init__(self, networks: Networks, resolve: Resolve = looked_up) -> None:
         self._networks = networks
         self._resolve = resolve
-        self._tls = httpx2.create_ssl_context(trust_env=False)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Made when it is first needed: that takes 30 ms."""
+        return httpx2.create_ssl_context(trust_env=False)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """The status of the answer, of which nothing else is read. No redirect is followed, no proxy used.
