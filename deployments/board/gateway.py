@@ -65,7 +65,7 @@ class GatewayOrders:
                 raise Interrupted("The image was interrupted before it was begun.") from None
             raise
         finally:
-            del self._calls[job_id]
+            self._calls.pop(job_id, None)
             if opened := self._of_job.get(job_id):
                 opened.ended.add(job_id)
 

@@ -126,7 +126,7 @@ def done(order: Order, *, interrupted: bool, skipped: bool) -> OrderProgress:
 
 def batches(order: Order) -> int:
     """One where nobody can tell."""
-    return max(1, ceil(len(order.jobs) / order.batch_size))
+    return max(1, ceil(len(order.jobs) / max(1, order.batch_size)))
 
 
 def rounded(value: float) -> float:

@@ -26,7 +26,8 @@ class Rate:
         kept = exp(-stats.seconds / RATE_SECONDS)
         self._seconds = self._seconds * kept + stats.seconds
         self._evaluations = self._evaluations * kept + (stats.jobs if stats.operation == EVALUATE else 0)
-        self.value = self._evaluations / self._seconds
+        if self._seconds:
+            self.value = self._evaluations / self._seconds
 
 
 class Jobs(Protocol):

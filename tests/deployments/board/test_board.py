@@ -501,6 +501,11 @@ def test_an_order_without_steps_runs_and_is_in_nobodys_way(service: Service) -> 
     assert service.seen("a").progress == 0.51
 
 
+def test_an_order_without_jobs_is_no_error(service: Service) -> None:
+    service.board.report_orders("g", [report(order("a", jobs=0, batch_size=0))], [])
+    assert (service.seen("a").state, service.seen("a").progress) == ("queued", 0.0)
+
+
 def test_nothing_is_kept_of_what_is_over(service: Service) -> None:
     """A service that runs for months must not grow."""
     for number in range(50):

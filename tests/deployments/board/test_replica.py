@@ -93,6 +93,12 @@ def test_the_rate_counts_evaluations_of_jobs_over_all_the_time_of_work() -> None
     assert rate.value == pytest.approx(20.0, rel=0.05)
 
 
+def test_a_step_too_quick_to_be_measured_is_no_error() -> None:
+    rate = Rate()
+    rate.observe(step("evaluate", jobs=4, seconds=0.0))
+    assert rate.value == 0
+
+
 def test_the_rate_follows_what_is_newer() -> None:
     rate = Rate()
     for jobs in (1, 8):
