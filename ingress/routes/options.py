@@ -1,5 +1,6 @@
 """A1111's options: each caller has its own."""
 
+from types import NoneType
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request, Response
@@ -40,4 +41,9 @@ async def set_options(
 
 def add_routes(app: FastAPI, prefix: str) -> None:
     app.get(f"{prefix}/options", responses={503: {}}, dependencies=[READ])(get_options)
-    app.post(f"{prefix}/options", responses={404: {}, 422: {}, 503: {}}, dependencies=[GENERATE])(set_options)
+    app.post(
+        f"{prefix}/options",
+        response_model=NoneType,
+        responses={404: {}, 422: {}, 503: {}},
+        dependencies=[GENERATE],
+    )(set_options)
