@@ -32,6 +32,17 @@ ERROR_MODELS: Mapping[Dialect, type[ErrorResponse | OpenAIErrorResponse]] = Mapp
 EVERYWHERE = {400: "Bad Request", 413: "Content Too Large", 500: "Internal Server Error"}
 LOCKED = {401: "Unauthorized", 403: "Forbidden"}
 
+REPEATED = {409: "Conflict", 422: "Unprocessable Content", 503: "Service Unavailable"}
+IDEMPOTENCY_KEY: Mapping[str, Any] = MappingProxyType(
+    {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "description": "Names this request: sent again with the same name, it gets the same answer.",
+        "schema": {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
+    }
+)
+"""What every POST takes, and how that may fail."""
+
 _REF = "#/components/schemas/"
 _VALIDATION = {"HTTPValidationError", "ValidationError"}
 """FastAPI's own shape of a 422, which none of our routes answers with."""
@@ -43,7 +54,11 @@ def document(app: FastAPI, *, locked: bool) -> dict[str, Any]:
     for route, operation in _operations(app, found):
         need = need_of(route)
         responses = operation["responses"]
-        for status, phrase in (EVERYWHERE | (LOCKED if locked and need != "public" else {})).items():
+        statuses = EVERYWHERE | (LOCKED if locked and need != "public" else {})
+        if "POST" in (route.methods or ()):
+            statuses |= REPEATED
+            operation.setdefault("parameters", []).append(dict(IDEMPOTENCY_KEY))
+        for status, phrase in statuses.items():
             responses.setdefault(str(status), {"description": phrase})
         _describe_errors(responses, dialect(route.path))
         if locked and need != "public":

@@ -41,6 +41,7 @@ class Runner:
 
     async def run(self) -> None:
         pause = min(POLL_SECONDS, self._service.settings.orders.lease_seconds / 5)
+        self._orders.came = asyncio.Event()  # of this event loop
         async with asyncio.TaskGroup() as group:
             await repeat("running orders", partial(self._turn, group), pause, self._orders.came)
 

@@ -5,13 +5,11 @@ two gateways answer one request; both with the same randomness, so the same.
 """
 
 import asyncio
-import logging
 import secrets
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -35,15 +33,13 @@ from sqlalchemy import (
     update,
 )
 
+from ingress.background import repeat
 from ingress.store.database import Database, insert, metadata
-
-logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 15.0
 """How long nobody else begins a request that a gateway has begun, after it was last heard of."""
 HEARTBEAT_SECONDS = 3.0
-TIDYING_ROUNDS = 4
-"""Of so many heartbeats one also deletes what is kept no longer."""
+TIDYING_SECONDS = 12.0
 ROW_BYTES = 1024
 """What an answer is taken to need beside its body."""
 
@@ -199,14 +195,9 @@ class Answers:
 
     async def tend(self) -> None:
         """Keep claims and answers in order, until cancelled. An error of one round is logged."""
-        for round in count(1):
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            try:
-                await self.renew()
-                if round % TIDYING_ROUNDS == 0:
-                    await self.tidy()
-            except Exception:
-                logger.exception("the stored answers could not be tended")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(repeat("renewing claims", self.renew, HEARTBEAT_SECONDS))
+            group.create_task(repeat("deleting old answers", self.tidy, TIDYING_SECONDS))
 
 
 _ANSWERED = answers.c.owner.is_(None)

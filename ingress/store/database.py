@@ -86,6 +86,7 @@ class Database:
         if self._engine is not None:
             await self._engine.dispose()
             self._engine = None
+        self._opening = asyncio.Lock()  # whoever opens it again may do so in another event loop
 
     async def _opened(self) -> AsyncEngine:
         async with self._opening:

@@ -4,6 +4,7 @@ Each route gets the document's examples, every field's boundaries, and FUZZ_EXAM
 few in a plain test run, many in `make fuzz-api`.
 """
 
+import asyncio
 import hashlib
 import inspect
 import os
@@ -83,7 +84,15 @@ def no_internals(context: CheckContext, response: Response, case: Case[Any]) -> 
             assert found[0] in said, f"told {found[0]!r}"
 
 
-schema = schemathesis.openapi.from_asgi("/openapi.json", app(), headers={"authorization": f"Bearer {KEY}"})
+APP = app()
+schema = schemathesis.openapi.from_asgi("/openapi.json", APP, headers={"authorization": f"Bearer {KEY}"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed_at_the_end() -> Iterator[None]:
+    """Each request is in an event loop of its own, and none of them runs the application's lifespan."""
+    yield
+    asyncio.run(APP.state.service.database.close())
 
 
 @pytest.fixture(scope="module")

@@ -354,6 +354,7 @@ async def test_a_gateway_is_heard_of_while_it_draws(
     gateways: Gateways, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(stored, "TIDYING_SECONDS", 0.04)
     here = await gateways.start(answers_seconds=0.05)
     first = asyncio.create_task(here.post())
     await here.backend.started.wait()

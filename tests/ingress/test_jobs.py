@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from PIL import Image
 from pydantic import SecretBytes
+from starlette.testclient import TestClient
 
 from ingress.app import build_app
 from tests.ingress.fakes import FakeBackend, picture
@@ -366,3 +367,12 @@ async def test_a_post_that_is_sent_again_is_one_job(client: httpx2.AsyncClient) 
     assert first.json()["id"] == second.json()["id"]
     assert second.headers["location"] == first.headers["location"]
     assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1
+
+
+def test_an_app_that_is_started_again_runs_orders_again(tmp_path: Path) -> None:
+    app = build_app(FakeBackend(), settings_in(tmp_path))
+    for _ in range(2):
+        with TestClient(app, headers={"X-API-Key": "a"}) as client:
+            job = client.post("/v1/jobs", json={}).json()["id"]
+            stream = client.get(f"/v1/jobs/{job}/events").text
+            assert "event: done" in stream

@@ -116,6 +116,14 @@ def test_without_keys_it_speaks_of_none(make_client: Callable[..., TestClient]) 
         assert "scope" not in operation.get("description", "")
 
 
+def test_every_post_takes_an_idempotency_key(found: dict[str, Any]) -> None:
+    for method, path, operation in operations(found):
+        headers = [each["name"] for each in operation.get("parameters", []) if each["in"] == "header"]
+        assert ("Idempotency-Key" in headers) == (method == "POST"), path
+        if method == "POST":
+            assert {"409", "422", "503"} <= operation["responses"].keys(), path
+
+
 def test_every_answer_has_a_type(found: dict[str, Any]) -> None:
     for _, path, operation in operations(found):
         succeeding = {status: each for status, each in operation["responses"].items() if status < "300"}

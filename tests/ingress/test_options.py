@@ -210,7 +210,7 @@ def test_the_older_name_of_emphasis_undoes_the_newer(
         ({"sigma_min": 0.1}, "sigma_min: 0.1 asks for a feature that this version does not have"),
         ({"face_restoration": True}, "face_restoration: true asks for a feature"),
         ({"s_churn": 3}, "s_churn: 3.0 asks for a feature"),
-        ({"samples_format": "jpg"}, "samples_format: 'jpg' asks for a feature"),
+        ({"samples_format": "gif"}, "samples_format: 'gif' is not allowed"),
         ({"quicksettings_list": ["x" * 70000]}, "options: more than 65536 characters are not kept"),
         (
             {"sd_model_checkpiont": "demo"},
