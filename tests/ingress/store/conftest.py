@@ -1,11 +1,9 @@
 """Every kind of database that is served: SQLite in a file, and a PostgreSQL server started for the tests."""
 
 import os
-import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,28 +22,40 @@ def time() -> Time:
     return Time()
 
 
+SERVER = """
+folder=$(mktemp -d)
+cd "$folder"
+"$0" init --pgdata data --silent -o "--username=atelier --auth=trust --no-sync" > log
+"$0" start --pgdata data --silent --log log -o "-h 127.0.0.1 -p $1 -k $folder -c fsync=off"
+echo ready
+cat
+"$0" stop --pgdata data --silent --mode=immediate
+cd /
+rm -r "$folder"
+"""
+"""Starts PostgreSQL, and stops it when the standard input ends: also where the tests are killed."""
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server, without a database."""
     if PG_CTL is None:
         pytest.skip("no PostgreSQL: apt install postgresql")
-    program: str = PG_CTL
-    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name  # it refuses to be root
-    folder = Path(tempfile.mkdtemp())
-    shutil.chown(folder, user)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-
-    def pg_ctl(*arguments: str) -> None:
-        command = [program, "--pgdata", f"{folder}/data", "--silent", *arguments]
-        subprocess.run(command, user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-
-    pg_ctl("init", "-o", "--username=atelier --auth=trust --no-sync")
-    pg_ctl("start", "--log", f"{folder}/log", "-o", f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off")
-    yield f"postgresql://atelier@127.0.0.1:{port}"
-    pg_ctl("stop", "--mode=immediate")
-    shutil.rmtree(folder)
+    with subprocess.Popen(
+        ["sh", "-ec", SERVER, PG_CTL, str(port)],
+        user="postgres" if os.getuid() == 0 else None,  # it refuses to be root
+        cwd="/",
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout
+        assert server.stdout.readline() == "ready\n"
+        yield f"postgresql://atelier@127.0.0.1:{port}"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
